@@ -1,0 +1,99 @@
+//! What a decision says: allowed or denied, and where every limit stands.
+//!
+//! Invariant: a denial is a value with a time in it, never a bool. Holds no store and no clock.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use crate::resource::Resource;
+
+/// Where one limit stands for one subject.
+///
+/// With a limit of 10 images and 6 used, `remaining` is 4. After a commit above its estimate `used` may exceed `limit`; `remaining`
+/// stops at 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LimitStatus {
+    /// The limit's name in the policy.
+    pub name: Arc<str>,
+    /// What it counts.
+    pub resource: Resource,
+    /// What the limit enforces per window: the stated amount less its margin.
+    pub limit: u64,
+    /// What the window that ends now holds. Places booked for later are not in it.
+    pub used: u64,
+    /// What is left of `limit`.
+    pub remaining: u64,
+    /// The window, in milliseconds.
+    pub window_ms: u64,
+    /// Until everything charged or booked so far has left the window, if nobody asks again. Zero when nothing is.
+    pub reset_after: Duration,
+}
+
+/// What a store answers to a request that is not charged: see [`Limiter::peek`](crate::Limiter::peek).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a decision that nobody reads limits nothing"]
+pub enum Decision {
+    /// The cost fits now. Where each limit stands, in policy order.
+    Allowed(Vec<LimitStatus>),
+    /// The cost does not fit now.
+    Denied(Denial),
+}
+
+/// When a denied call can be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// Exact: if nobody else acts, the same call is denied 1 ms before and admitted then.
+    After(Duration),
+    /// The line is full: no place can be promised yet. Ask for one again then, not for admission.
+    AskAgainAfter(Duration),
+    /// The cost exceeds the limit and can never be admitted. How far it is over, in units of the resource.
+    Never {
+        /// The cost less the limit. A cost of 12 against a limit of 10 is over by 2.
+        over_by: u64,
+    },
+}
+
+/// Why a call was not admitted, and when to come back. Nothing was charged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Denial {
+    /// The name of the limit whose time is latest; of several, the first in the policy.
+    pub limit: Arc<str>,
+    /// The resource of that limit which does not fit.
+    pub resource: Resource,
+    /// When to come back.
+    pub retry: Retry,
+    /// Where each limit stands, in policy order.
+    pub limits: Vec<LimitStatus>,
+}
+
+impl Denial {
+    /// The exact time until the call fits if nobody else acts; `None` if it never can, or no place can be promised yet.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.retry {
+            Retry::After(wait) => Some(wait),
+            Retry::AskAgainAfter(_) | Retry::Never { .. } => None,
+        }
+    }
+
+    /// Whether the cost exceeds the limit, so that no waiting helps.
+    #[must_use]
+    pub fn is_never(&self) -> bool {
+        matches!(self.retry, Retry::Never { .. })
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "limit `{}` on {} ", self.limit, self.resource)?;
+        match self.retry {
+            Retry::After(wait) => write!(f, "is used up; retry after {wait:?}"),
+            Retry::AskAgainAfter(wait) => write!(f, "has no place to promise; ask again after {wait:?}"),
+            Retry::Never { over_by } => write!(f, "can never admit this cost: it is over by {over_by}"),
+        }
+    }
+}
