@@ -2,7 +2,7 @@
 //!
 //! Invariant: no message holds a password, and no `Display` repeats its source.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::decision::Denial;
 
@@ -29,7 +29,7 @@ pub struct Error {
     kind: ErrorKind,
     message: Box<str>,
     denial: Option<Box<Denial>>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -42,8 +42,15 @@ impl Error {
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
+    }
+
+    /// The same error for another request of one batch.
+    #[cfg(feature = "redis")]
+    pub(crate) fn copy(&self) -> Self {
+        let (message, denial) = (self.message.clone(), self.denial.clone());
+        Self { kind: self.kind, message, denial, source: self.source.clone() }
     }
 
     /// A failure of a caller's own code, for instance of a [`PolicySource`](crate::PolicySource) that reads a database.

@@ -1,0 +1,183 @@
+//! What a policy enforces: one rule per limit and resource, and one more where the limit is smoothed.
+//!
+//! Invariant: rules come from a policy that passed `validate`, in policy order; scopes are sorted, so that equal scopes are equal.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    limit::{Choices, Limit, enforced},
+    policy::Policy,
+    resource::Resource,
+    subject::Subject,
+};
+
+/// What a checked policy enforces.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) rules: Vec<Rule>,
+    /// Attributes that every subject must have.
+    pub(crate) require: Vec<Box<str>>,
+}
+
+impl Compiled {
+    pub(super) fn new(policy: &Policy) -> Self {
+        let rules = policy.limits.iter().flat_map(|limit| rules_of(limit, policy.margin_of(limit))).collect();
+        let require = policy.require.iter().map(|attribute| attribute.as_str().into()).collect();
+        Self { rules, require }
+    }
+}
+
+/// An amount of one resource that one window of one scope may hold.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rule {
+    /// The limit's name; its smoothing rule has the same.
+    pub(crate) name: Arc<str>,
+    pub(crate) resource: Resource,
+    /// What is enforced: the stated amount less its margin, or the smoothed share of that.
+    pub(crate) amount: u64,
+    pub(crate) window_ms: u64,
+    /// Whether it is a limit's short window. A single cost above `amount` is tested there as if equal to it.
+    pub(crate) smoothing: bool,
+    /// The attributes it counts by besides the org, sorted.
+    pub(crate) scope: Arc<[Box<str>]>,
+    /// The attributes that must have one of the given values.
+    pub(crate) when: Arc<BTreeMap<String, Choices>>,
+}
+
+impl Rule {
+    /// Whether the subject has every attribute of the scope, and those of `when` with an accepted value.
+    pub(crate) fn applies_to(&self, subject: &Subject) -> bool {
+        self.scope.iter().all(|attribute| subject.value(attribute).is_some())
+            && self
+                .when
+                .iter()
+                .all(|(attribute, accepted)| subject.value(attribute).is_some_and(|value| accepted.0.contains(value)))
+    }
+}
+
+/// Per resource the main rule, then the smoothing rule if there is one.
+fn rules_of(limit: &Limit, margin: f64) -> Vec<Rule> {
+    let mut scope: Vec<Box<str>> = limit.scope.0[1..].iter().map(|attribute| attribute.as_str().into()).collect();
+    scope.sort_unstable();
+    let scope: Arc<[Box<str>]> = scope.into();
+    let when = Arc::new(limit.when.clone());
+    let window_ms = limit.window.millis();
+
+    let mut rules = Vec::new();
+    for resource in limit.resources() {
+        let main = Rule {
+            name: limit.name.clone(),
+            amount: enforced(limit.amount_of(&resource).unwrap_or_default(), margin),
+            resource,
+            window_ms,
+            smoothing: false,
+            scope: scope.clone(),
+            when: when.clone(),
+        };
+        let smooth = limit.smooth.map(|smooth| Rule {
+            amount: share(main.amount, smooth.millis(), window_ms),
+            window_ms: smooth.millis(),
+            smoothing: true,
+            ..main.clone()
+        });
+        rules.push(main);
+        rules.extend(smooth);
+    }
+    rules
+}
+
+/// `amount * part / whole`, rounded up: at least 1 unless the amount is 0. The part is below the whole.
+fn share(amount: u64, part: u64, whole: u64) -> u64 {
+    let rounded_up = (u128::from(amount) * u128::from(part)).div_ceil(u128::from(whole));
+    u64::try_from(rounded_up).unwrap_or(amount)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn rules(policy: Policy) -> Vec<Rule> {
+        policy.compile().unwrap().rules
+    }
+
+    fn summary(rules: &[Rule]) -> Vec<(&str, &str, u64, u64, bool)> {
+        let rows = rules.iter().map(|rule| {
+            let Rule { name, resource, amount, window_ms, smoothing, .. } = rule;
+            (name.as_ref(), resource.name(), *amount, *window_ms, *smoothing)
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn each_resource_has_its_rule_and_then_its_smoothing_rule() {
+        let smooth = Limit::new("a").amount("spend", 7).images(1).requests(60_000).smooth(Duration::from_secs(1));
+        let plain = Limit::new("b").tokens(10).window(Duration::from_secs(7));
+        assert_eq!(
+            summary(&rules(Policy::new().limit(smooth).limit(plain))),
+            [
+                ("a", "requests", 60_000, 60_000, false),
+                ("a", "requests", 1_000, 1_000, true),
+                ("a", "images", 1, 60_000, false),
+                ("a", "images", 1, 1_000, true),
+                ("a", "spend", 7, 60_000, false),
+                ("a", "spend", 1, 1_000, true),
+                ("b", "tokens", 10, 7_000, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn smoothing_shares_what_the_margin_leaves() {
+        let limit = Limit::new("a").tokens(100_000).margin(0.05).smooth(Duration::from_secs(1));
+        let amounts: Vec<_> = rules(Policy::new().limit(limit)).iter().map(|rule| rule.amount).collect();
+        assert_eq!(amounts, [95_000, 1_584]); // 1583.3 rounded up
+    }
+
+    #[test]
+    fn a_limit_of_nothing_stays_nothing_when_smoothed() {
+        let limit = Limit::new("a").images(0).smooth(Duration::from_secs(1));
+        assert!(rules(Policy::new().limit(limit)).iter().all(|rule| rule.amount == 0));
+    }
+
+    #[test]
+    fn a_limits_margin_replaces_the_policys() {
+        let policy = Policy::new()
+            .margin(0.1)
+            .limit(Limit::new("default").requests(100))
+            .limit(Limit::new("own").images(100).margin(0.0));
+        let amounts: Vec<_> = rules(policy).iter().map(|rule| rule.amount).collect();
+        assert_eq!(amounts, [90, 100]);
+    }
+
+    #[test]
+    fn scopes_in_any_order_are_one_scope() {
+        let policy = Policy::new()
+            .limit(Limit::new("a").scope(["org", "user", "model"]).requests(1))
+            .limit(Limit::new("b").scope(["model", "user"]).tokens(1));
+        let rules = rules(policy);
+        assert_eq!(rules[0].scope, rules[1].scope);
+        assert_eq!(*rules[0].scope, [Box::<str>::from("model"), Box::from("user")]);
+    }
+
+    #[test]
+    fn a_rule_holds_subjects_that_have_its_scope() {
+        let rule = &rules(Policy::new().limit(Limit::new("a").scope(["user", "tenant"]).requests(1)))[0];
+        let subject = Subject::org("acme").user("alice");
+        assert!(!rule.applies_to(&subject));
+        assert!(rule.applies_to(&subject.attribute("tenant", "blue")));
+    }
+
+    #[test]
+    fn a_rule_holds_subjects_that_match_all_of_when() {
+        let limit = Limit::new("a").requests(1).when("tier", "free").when("tier", "trial").when("model", "m");
+        let rule = &rules(Policy::new().limit(limit))[0];
+        let subject = Subject::org("acme").model("m");
+        assert!(!rule.applies_to(&subject));
+        assert!(!rule.applies_to(&subject.clone().attribute("tier", "paid")));
+        assert!(!rule.applies_to(&Subject::org("acme").model("other").attribute("tier", "free")));
+        assert!(rule.applies_to(&subject.clone().attribute("tier", "free")));
+        assert!(rule.applies_to(&subject.attribute("tier", "trial")));
+    }
+}
