@@ -1,0 +1,218 @@
+//! The one seam between limiting and storage.
+//!
+//! Invariant: a store answers a whole request in one atomic step. There is no check that a caller could pair with a later update; that
+//! pair is how limits get overrun. Requests of one batch are decided in order, as if one after the other at the same instant.
+//!
+//! Lacks policies and subjects: a request names ledgers and how full they may be, whatever limits that stands for.
+
+pub(crate) mod keyspace;
+pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+
+use crate::{
+    calendar::{Amounts, Ask, Entry},
+    error::Error,
+    store::{keyspace::LedgerKey, memory::MemoryStore},
+};
+
+/// Names an admission: a repeat with the same id returns the first answer. Unique by construction (UUID version 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ReservationId(pub(crate) [u8; 16]);
+
+impl ReservationId {
+    pub(crate) fn new() -> Self {
+        Self(uuid::Uuid::now_v7().into_bytes())
+    }
+}
+
+/// One ledger of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedLedger {
+    pub(crate) key: LedgerKey,
+    pub(crate) window_ms: u64,
+    pub(crate) ask: Ask,
+}
+
+/// Asks for a charge on several ledgers, all or nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct AcquireRequest {
+    pub(crate) id: ReservationId,
+    pub(crate) ledgers: Vec<AskedLedger>,
+    /// The ledger whose entries carry the reservations, if one is fit for it: see [`keyspace`].
+    pub(crate) home: Option<usize>,
+    /// How far ahead a place may lie; 0 asks for now or nothing.
+    pub(crate) max_wait_ms: u64,
+    /// Asks again for a place already promised, to have it moved up.
+    pub(crate) moves_up: bool,
+}
+
+impl AcquireRequest {
+    /// How long the record of a reservation lives after its place: the longest window charged, at least 60 s, longer than any retry.
+    pub(crate) fn record_ms(&self) -> u64 {
+        self.ledgers.iter().map(|ledger| ledger.window_ms).max().unwrap_or(0).max(60_000)
+    }
+}
+
+/// Where one ledger of a request stands after the decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LedgerState {
+    /// What the window that ends now holds.
+    pub(crate) used: Amounts,
+    /// The last time charged or booked; 0 if there is none.
+    pub(crate) last_at: u64,
+}
+
+/// What was decided about one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Charged at this time: now, an earlier time if the id was known, or a later one, a booking.
+    Admitted {
+        /// When.
+        at: u64,
+    },
+    /// Nothing was charged.
+    Denied {
+        /// When it fits if nobody else acts.
+        at: u64,
+        /// The ledger that sets that time.
+        setter: usize,
+        /// Per ledger, which resources do not fit one millisecond before.
+        short: Vec<[bool; 3]>,
+    },
+    /// The id was released before.
+    Released,
+    /// The id was used for another cost.
+    Mismatch,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) verdict: Verdict,
+    /// The store's time of the decision.
+    pub(crate) now: u64,
+    /// One per ledger asked.
+    pub(crate) ledgers: Vec<LedgerState>,
+}
+
+/// One ledger of a charge that is settled.
+#[derive(Clone, Debug)]
+pub(crate) struct SettledLedger {
+    pub(crate) key: LedgerKey,
+    pub(crate) window_ms: u64,
+    pub(crate) estimate: Amounts,
+    /// Nothing, for a release.
+    pub(crate) actual: Amounts,
+}
+
+/// What ends a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The call was made: the charge becomes the actual usage.
+    Commit,
+    /// The call is not made: the charge is given back.
+    Release,
+}
+
+/// Settles a reservation, once.
+#[derive(Clone, Debug)]
+pub(crate) struct SettleRequest {
+    pub(crate) id: ReservationId,
+    pub(crate) ending: Ending,
+    /// When the reservation was made, as the store said; `None` if its answer was never seen.
+    pub(crate) made_at: Option<u64>,
+    pub(crate) ledgers: Vec<SettledLedger>,
+    /// See [`AcquireRequest::home`].
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store keeps records by themselves"))]
+    pub(crate) home: Option<usize>,
+}
+
+impl SettleRequest {
+    /// See [`AcquireRequest::record_ms`].
+    pub(crate) fn record_ms(&self) -> u64 {
+        self.ledgers.iter().map(|ledger| ledger.window_ms).max().unwrap_or(0).max(60_000)
+    }
+}
+
+/// What a settlement found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// It ended the reservation.
+    Now,
+    /// The reservation had ended before; nothing changed.
+    Before,
+    /// There was none: it is too old, or was never made. A release leaves a tombstone, so that a late acquire is refused.
+    Absent,
+}
+
+/// Asks what a ledger holds.
+#[derive(Clone, Debug)]
+pub(crate) struct InspectRequest {
+    pub(crate) ledgers: Vec<(LedgerKey, u64)>,
+}
+
+/// What a ledger holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// What an inspection saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inspected {
+    pub(crate) now: u64,
+    /// One per ledger asked.
+    pub(crate) ledgers: Vec<Contents>,
+}
+
+/// Where ledgers live.
+#[derive(Debug)]
+pub(crate) enum Store {
+    Memory(MemoryStore),
+    #[cfg(feature = "redis")]
+    Redis(Box<redis::RedisStore>),
+}
+
+impl Store {
+    /// Decides requests of one org in order. One round trip.
+    #[cfg(any(feature = "redis", feature = "testing"))]
+    pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
+        match self {
+            Self::Memory(store) => store.acquire(org, requests),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.acquire(org, requests).await,
+        }
+    }
+
+    /// Settles reservations of one org in order. One round trip.
+    #[cfg(any(feature = "redis", feature = "testing"))]
+    pub(crate) async fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {
+        match self {
+            Self::Memory(store) => store.settle(org, requests),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.settle(org, requests).await,
+        }
+    }
+
+    /// Reads ledgers of one org; changes nothing. One round trip.
+    pub(crate) async fn inspect(&self, org: &str, request: &InspectRequest) -> Result<Inspected, Error> {
+        match self {
+            Self::Memory(store) => Ok(store.inspect(org, request)),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.inspect(org, request).await,
+        }
+    }
+
+    /// Empties the past of ledgers of one org; booked places stay. One round trip.
+    pub(crate) async fn reset(&self, org: &str, request: &InspectRequest) -> Result<(), Error> {
+        match self {
+            Self::Memory(store) => {
+                store.reset(org, request);
+                Ok(())
+            }
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.reset(org, request).await,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! How keys are spelled. Nothing else spells them.
+//!
+//! Invariant: the spelling is injective, and all keys of an org share its hash tag, so one script may touch them all. The `1` is the
+//! version of the format; `lua/README.md` says what is stored under each key.
+//!
+//! ```text
+//! allot:1:{<org>}:h                              the head of the org
+//! allot:1:{<org>}:<window ms>[:c:<resource>]{:<attribute>:<id>}   a ledger; attributes are u (user), m (model), a.<name>
+//! allot:1:{<org>}:r:<second>                     records of reservations that no ledger carries, by the second of their id
+//! ```
+
+use std::{fmt::Write, sync::Arc};
+
+#[cfg(any(feature = "redis", test))]
+use crate::store::ReservationId;
+
+/// Names a ledger within its org.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LedgerKey(Arc<str>);
+
+impl LedgerKey {
+    /// The ledger of a window at a scope; `scope` holds attributes and their values, the org left out.
+    pub(crate) fn new<'a>(
+        window_ms: u64,
+        custom: Option<&str>,
+        scope: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let mut key = String::with_capacity(40);
+        let _infallible = write!(key, "{window_ms}");
+        if let Some(resource) = custom {
+            key.push_str(":c:");
+            escape(resource, &mut key);
+        }
+        for (attribute, id) in scope {
+            match attribute {
+                "user" => key.push_str(":u:"),
+                "model" => key.push_str(":m:"),
+                name => key.extend([":a.", name, ":"]),
+            }
+            escape(id, &mut key);
+        }
+        Self(key.into())
+    }
+}
+
+/// Spells the keys of one org.
+#[derive(Clone, Debug)]
+#[cfg(any(feature = "redis", test))]
+pub(crate) struct OrgKeys {
+    prefix: String,
+}
+
+#[cfg(any(feature = "redis", test))]
+impl OrgKeys {
+    pub(crate) fn new(org: &str) -> Self {
+        let mut prefix = String::from("allot:1:{");
+        escape(org, &mut prefix);
+        prefix.push_str("}:");
+        Self { prefix }
+    }
+
+    pub(crate) fn head(&self) -> String {
+        format!("{}h", self.prefix)
+    }
+
+    pub(crate) fn ledger(&self, key: &LedgerKey) -> String {
+        format!("{}{}", self.prefix, key.0)
+    }
+
+    /// Where the record of `id` lives when no ledger carries it. An id begins with its client's time in milliseconds.
+    pub(crate) fn records(&self, id: &ReservationId) -> String {
+        let ms = id.0[..6].iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte));
+        format!("{}r:{:x}", self.prefix, ms / 1000)
+    }
+}
+
+/// Escapes what would end an id early: `{`, `}`, `:`, `%` and control bytes.
+fn escape(id: &str, key: &mut String) {
+    for c in id.chars() {
+        match c {
+            '{' | '}' | ':' | '%' | '\0'..='\x1f' | '\x7f' => {
+                let _infallible = write!(key, "%{:02x}", u32::from(c));
+            }
+            c => key.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spelled(id: &str) -> String {
+        OrgKeys::new(id).head()
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_orgs_share_a_key(a in "[a-c{}:%\\x00-\\x1f]{1,6}", b in "[a-c{}:%\\x00-\\x1f]{1,6}") {
+            prop_assert_eq!(spelled(&a) == spelled(&b), a == b);
+        }
+
+        #[test]
+        fn no_two_subjects_share_a_ledger(a in "[ab:%]{1,4}", b in "[ab:%]{1,4}", c in "[ab:%]{1,4}", d in "[ab:%]{1,4}") {
+            let first = LedgerKey::new(1000, None, [("user", &*a), ("model", &*b)]);
+            let second = LedgerKey::new(1000, None, [("user", &*c), ("model", &*d)]);
+            prop_assert_eq!(first == second, a == c && b == d);
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_never_taken_for_a_user_or_a_model() {
+        let keys = [("user", "x"), ("model", "x"), ("u", "x"), ("m", "x"), ("c", "x")]
+            .map(|attribute| LedgerKey::new(1000, None, [attribute]));
+        let custom = LedgerKey::new(1000, Some("x"), []);
+        let distinct: std::collections::BTreeSet<_> = keys.iter().chain([&custom]).collect();
+        assert_eq!(distinct.len(), 6);
+    }
+
+    #[test]
+    fn the_hash_tag_of_an_org_is_its_own_and_not_empty() {
+        for org in ["a", "a}b", "{}", "}{", "%7d"] {
+            let key = spelled(org);
+            let open = key.find('{').unwrap();
+            let tag = &key[open + 1..key.find('}').unwrap()];
+            assert!(!tag.is_empty() && key.ends_with("}:h") && key.matches('}').count() == 1, "{key}");
+        }
+    }
+}

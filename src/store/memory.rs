@@ -1,0 +1,269 @@
+//! The embedded store: calendar logs behind a lock, for one process.
+//!
+//! Invariant: answers are those of the scripts under `lua/`; `tests/it/model.rs` holds the two together. What has expired is dropped as
+//! the orgs it belongs to are used, and all of it within a sweep.
+
+use std::collections::{HashMap, VecDeque};
+
+use parking_lot::Mutex;
+
+use crate::{
+    calendar::{Amounts, Ask, Ledger, earliest, place_in_line},
+    clock::Clock,
+    error::Error,
+    store::{
+        AcquireRequest, Answer, Contents, Ending, InspectRequest, Inspected, LedgerState, ReservationId, SettleRequest,
+        Settled, Verdict, keyspace::LedgerKey,
+    },
+};
+
+/// How often expired ledgers and orgs are dropped, in milliseconds of the store's clock.
+const SWEEP_MS: u64 = 10_000;
+
+/// Ledgers and reservations in this process.
+#[derive(Debug)]
+pub(crate) struct MemoryStore {
+    clock: Clock,
+    orgs: Mutex<Orgs>,
+}
+
+#[derive(Debug, Default)]
+struct Orgs {
+    by_name: HashMap<Box<str>, Org>,
+    swept_at: u64,
+}
+
+/// Everything of one org.
+#[derive(Debug, Default)]
+struct Org {
+    ledgers: HashMap<LedgerKey, Ledger>,
+    records: HashMap<ReservationId, Record>,
+    /// Records by the time they were made to last when they were queued; a booking may last longer.
+    expiring: VecDeque<(u64, ReservationId)>,
+}
+
+/// One reservation.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    at: u64,
+    state: State,
+    /// The charge on the ledger that would carry the record: a repeat with another cost is refused.
+    amounts: Amounts,
+    expires_at: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Committed,
+    Released,
+}
+
+impl MemoryStore {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, orgs: Mutex::default() }
+    }
+
+    pub(crate) fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
+        self.with_org(org, |org, now| requests.iter().map(|request| Ok(org.acquire(request, now))).collect())
+    }
+
+    pub(crate) fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {
+        self.with_org(org, |org, now| requests.iter().map(|request| Ok(org.settle(request, now))).collect())
+    }
+
+    pub(crate) fn inspect(&self, org: &str, request: &InspectRequest) -> Inspected {
+        let orgs = self.orgs.lock();
+        let now = self.clock.now_ms();
+        let org = orgs.by_name.get(org);
+        let contents = |(key, window): &(LedgerKey, u64)| {
+            let ledger = org.and_then(|org| org.ledgers.get(key));
+            let entries = ledger.map(Ledger::entries).unwrap_or_default();
+            Contents { entries: entries.iter().filter(|entry| entry.at + window > now).copied().collect() }
+        };
+        Inspected { now, ledgers: request.ledgers.iter().map(contents).collect() }
+    }
+
+    pub(crate) fn reset(&self, org: &str, request: &InspectRequest) {
+        self.with_org(org, |org, now| {
+            for (key, _) in &request.ledgers {
+                if let Some(ledger) = org.ledgers.get_mut(key) {
+                    ledger.advance(now);
+                    ledger.reset();
+                }
+            }
+        });
+    }
+
+    /// The time is read under the lock: a decision by an earlier time than one before it would miss what that one let expire.
+    fn with_org<T>(&self, name: &str, step: impl FnOnce(&mut Org, u64) -> T) -> T {
+        let mut orgs = self.orgs.lock();
+        let now = self.clock.now_ms();
+        if now >= orgs.swept_at + SWEEP_MS {
+            orgs.swept_at = now;
+            orgs.by_name.retain(|_, org| org.sweep(now));
+        }
+        if let Some(org) = orgs.by_name.get_mut(name) {
+            return step(org, now);
+        }
+        step(orgs.by_name.entry(name.into()).or_default(), now)
+    }
+}
+
+impl Org {
+    fn acquire(&mut self, request: &AcquireRequest, now: u64) -> Answer {
+        for asked in &request.ledgers {
+            let ledger = self.ledgers.entry(asked.key.clone()).or_insert_with(|| Ledger::new(asked.window_ms, now));
+            ledger.advance(now);
+        }
+        let known = self.records.get(&request.id).copied().filter(|record| record.expires_at > now);
+        let verdict = match known {
+            Some(record) if record.state == State::Released => Verdict::Released,
+            Some(record) if record.state == State::Open && record.amounts != charged_home(request) => Verdict::Mismatch,
+            Some(record) if request.moves_up && record.state == State::Open && record.at > now => {
+                Verdict::Admitted { at: self.move_up(request, record.at, now) }
+            }
+            Some(record) => Verdict::Admitted { at: record.at },
+            None => self.decide(request, now),
+        };
+        let ledgers = request.ledgers.iter().map(|asked| self.ledgers.get(&asked.key).map(state).unwrap_or_default());
+        Answer { verdict, now, ledgers: ledgers.collect() }
+    }
+
+    fn decide(&mut self, request: &AcquireRequest, now: u64) -> Verdict {
+        let asked = self.asked(request);
+        let first = earliest(&asked, now);
+        let Some(setter) = first.setter else {
+            self.charge(request, now);
+            self.record(request, now, now);
+            return Verdict::Admitted { at: now };
+        };
+        let place = match request.max_wait_ms {
+            0 => None,
+            max_wait_ms => place_in_line(&asked, now, max_wait_ms, first),
+        };
+        match place {
+            Some(at) => {
+                self.charge(request, at);
+                self.record(request, at, now);
+                Verdict::Admitted { at }
+            }
+            None => {
+                let short = asked.iter().map(|(ledger, ask)| ledger.short_at(first.at - 1, ask)).collect();
+                Verdict::Denied { at: first.at, setter, short }
+            }
+        }
+    }
+
+    /// Asks again with the place given back first: it moves up or stays.
+    fn move_up(&mut self, request: &AcquireRequest, place: u64, now: u64) -> u64 {
+        let kept: Vec<_> = request.ledgers.iter().map(|asked| self.ledgers.get(&asked.key).cloned()).collect();
+        for asked in &request.ledgers {
+            if let Some(ledger) = self.ledgers.get_mut(&asked.key) {
+                ledger.settle(place, u64::MAX, asked.ask.amounts, [0; 3]);
+            }
+        }
+        let asked = self.asked(request);
+        let first = earliest(&asked, now);
+        match place_in_line(&asked, now, u64::MAX, first) {
+            Some(at) if at < place => {
+                self.charge(request, at);
+                self.record(request, at, now);
+                at
+            }
+            _ => {
+                for (asked, ledger) in request.ledgers.iter().zip(kept) {
+                    if let Some(ledger) = ledger {
+                        self.ledgers.insert(asked.key.clone(), ledger);
+                    }
+                }
+                place
+            }
+        }
+    }
+
+    fn asked<'a>(&'a self, request: &'a AcquireRequest) -> Vec<(&'a Ledger, &'a Ask)> {
+        let with_ledger = |asked: &'a crate::store::AskedLedger| Some((self.ledgers.get(&asked.key)?, &asked.ask));
+        request.ledgers.iter().filter_map(with_ledger).collect()
+    }
+
+    fn charge(&mut self, request: &AcquireRequest, at: u64) {
+        for asked in &request.ledgers {
+            if let Some(ledger) = self.ledgers.get_mut(&asked.key) {
+                ledger.add(at, asked.ask.amounts);
+            }
+        }
+    }
+
+    fn record(&mut self, request: &AcquireRequest, at: u64, now: u64) {
+        let expires_at = at + request.record_ms();
+        let record = Record { at, state: State::Open, amounts: charged_home(request), expires_at };
+        self.keep_record(request.id, record, now);
+    }
+
+    fn keep_record(&mut self, id: ReservationId, record: Record, now: u64) {
+        while let Some((_, id)) = self.expiring.front().copied().filter(|(expires_at, _)| *expires_at <= now) {
+            self.expiring.pop_front();
+            match self.records.get(&id) {
+                Some(record) if record.expires_at > now => self.expiring.push_back((record.expires_at, id)),
+                Some(_) => drop(self.records.remove(&id)),
+                None => {}
+            }
+        }
+        if self.records.insert(id, record).is_none() {
+            self.expiring.push_back((record.expires_at, id));
+        }
+    }
+
+    fn settle(&mut self, request: &SettleRequest, now: u64) -> Settled {
+        let known = self.records.get(&request.id).copied().filter(|record| record.expires_at > now);
+        let Some(record) = known else {
+            if request.ending == Ending::Release {
+                let expires_at = now + request.record_ms();
+                self.keep_record(
+                    request.id,
+                    Record { at: now, state: State::Released, amounts: [0; 3], expires_at },
+                    now,
+                );
+            }
+            return Settled::Absent;
+        };
+        if record.state != State::Open {
+            return Settled::Before;
+        }
+        for settled in &request.ledgers {
+            let ledger = self.ledgers.entry(settled.key.clone()).or_insert_with(|| Ledger::new(settled.window_ms, now));
+            ledger.advance(now);
+            let made_at = request.made_at.unwrap_or(record.at);
+            ledger.settle(record.at, made_at, settled.estimate, settled.actual);
+        }
+        let ended = match request.ending {
+            Ending::Commit => Record { state: State::Committed, ..record },
+            // a place given back is no place any more: its record is of now
+            Ending::Release => {
+                let at = record.at.min(now);
+                Record { state: State::Released, at, expires_at: at + request.record_ms(), ..record }
+            }
+        };
+        self.records.insert(request.id, ended);
+        Settled::Now
+    }
+
+    /// Drops what has expired; says whether anything is left.
+    fn sweep(&mut self, now: u64) -> bool {
+        self.ledgers.retain(|_, ledger| ledger.last_at() + ledger.window() > now);
+        self.records.retain(|_, record| record.expires_at > now);
+        let records = &self.records;
+        self.expiring.retain(|(_, id)| records.contains_key(id));
+        !self.ledgers.is_empty() || !self.records.is_empty()
+    }
+}
+
+/// What a request charges where its record lives.
+fn charged_home(request: &AcquireRequest) -> Amounts {
+    request.ledgers.get(request.home.unwrap_or(0)).map_or([0; 3], |home| home.ask.amounts)
+}
+
+fn state(ledger: &Ledger) -> LedgerState {
+    LedgerState { used: ledger.used(), last_at: ledger.last_at() }
+}

@@ -1,0 +1,222 @@
+//! Stores as they are, below limits and policies: for this crate's own tests. Not part of the API, and not covered by its promises.
+
+#[cfg(feature = "redis")]
+use std::time::Duration;
+
+use crate::{
+    calendar::{Ask, UNBOUNDED},
+    clock::{Clock, ManualClock},
+    error::Error,
+    store::{
+        AcquireRequest, AskedLedger, Ending, InspectRequest, ReservationId, SettleRequest, Settled, SettledLedger,
+        Store, Verdict, keyspace::LedgerKey, memory::MemoryStore,
+    },
+};
+
+/// A store without a limiter.
+#[derive(Debug)]
+pub struct RawStore(Store);
+
+/// One ledger: the user it counts, or the org itself, and its window.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RawLedger {
+    /// `None`: the org's own.
+    pub user: Option<String>,
+    /// In milliseconds.
+    pub window_ms: u64,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct RawAcquire {
+    /// Its id.
+    pub id: [u8; 16],
+    /// Per ledger: three amounts, and the limit of each resource, `None` where there is none.
+    pub asked: Vec<RawAsk>,
+    /// Which ledger carries the reservation.
+    pub home: Option<usize>,
+    /// 0: now or nothing.
+    pub max_wait_ms: u64,
+    /// Asks for a better place.
+    pub moves_up: bool,
+}
+
+/// What is asked of one ledger.
+#[derive(Clone, Debug)]
+pub struct RawAsk {
+    /// The ledger.
+    pub ledger: RawLedger,
+    /// What is charged.
+    pub amounts: [u64; 3],
+    /// What the window may hold.
+    pub limits: [Option<u64>; 3],
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawAnswer {
+    /// What was decided.
+    pub verdict: RawVerdict,
+    /// The store's time.
+    pub now: u64,
+    /// Per ledger, what its window holds.
+    pub used: Vec<[u64; 3]>,
+    /// Per ledger, its last time.
+    pub last_at: Vec<u64>,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named after the store's own verdicts")]
+pub enum RawVerdict {
+    Admitted { at: u64 },
+    Denied { at: u64, setter: usize, short: Vec<[bool; 3]> },
+    Released,
+    Mismatch,
+}
+
+/// One settlement.
+#[derive(Clone, Debug)]
+pub struct RawSettle {
+    /// The reservation.
+    pub id: [u8; 16],
+    /// Per ledger: estimate and actual amounts.
+    pub charges: Vec<(RawLedger, [u64; 3], [u64; 3])>,
+    /// Gives back instead of committing; the actual amounts are then nothing.
+    pub releases: bool,
+    /// When it was made.
+    pub made_at: Option<u64>,
+    /// Which ledger carries the reservation.
+    pub home: Option<usize>,
+}
+
+/// What a settlement found: `now`, `before` or `absent`.
+pub type RawSettled = &'static str;
+
+impl RawStore {
+    /// The embedded store.
+    #[must_use]
+    pub fn in_memory(clock: ManualClock) -> Self {
+        Self(Store::Memory(MemoryStore::new(Clock::Manual(clock))))
+    }
+
+    /// A store in Redis.
+    ///
+    /// # Errors
+    ///
+    /// For a URL that is none.
+    #[cfg(feature = "redis")]
+    pub fn redis(url: &str, deadline: Duration) -> Result<Self, Error> {
+        crate::store::redis::RedisStore::new(url, deadline).map(|store| Self(Store::Redis(Box::new(store))))
+    }
+
+    /// A store in Redis whose scripts have a fault: every `find` is replaced. `None` if no script has it.
+    ///
+    /// # Errors
+    ///
+    /// For a URL that is none.
+    #[cfg(feature = "redis")]
+    pub fn redis_with_fault(url: &str, deadline: Duration, find: &str, replace: &str) -> Result<Option<Self>, Error> {
+        let store = crate::store::redis::RedisStore::new(url, deadline)?;
+        let planted = crate::store::redis::script::Scripts::planted(find, replace);
+        Ok(planted.map(|scripts| Self(Store::Redis(Box::new(store.with_scripts(scripts))))))
+    }
+
+    /// Decides a batch.
+    pub async fn acquire(&self, org: &str, requests: &[RawAcquire]) -> Vec<Result<RawAnswer, Error>> {
+        let requests: Vec<_> = requests.iter().map(request).collect();
+        let answers = self.0.acquire(org, &requests).await;
+        answers.into_iter().map(|answer| answer.map(raw_answer)).collect()
+    }
+
+    /// Settles a batch.
+    pub async fn settle(&self, org: &str, requests: &[RawSettle]) -> Vec<Result<RawSettled, Error>> {
+        let requests: Vec<_> = requests.iter().map(settle_request).collect();
+        let settled = self.0.settle(org, &requests).await;
+        let name = |settled| match settled {
+            Settled::Now => "now",
+            Settled::Before => "before",
+            Settled::Absent => "absent",
+        };
+        settled.into_iter().map(|settled| settled.map(name)).collect()
+    }
+
+    /// The store's time, and what each ledger holds.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn entries(&self, org: &str, ledgers: &[RawLedger]) -> Result<(u64, Vec<RawEntries>), Error> {
+        let seen = self.0.inspect(org, &inspect_request(ledgers)).await?;
+        let entries =
+            |contents: crate::store::Contents| contents.entries.iter().map(|entry| (entry.at, entry.amounts)).collect();
+        Ok((seen.now, seen.ledgers.into_iter().map(entries).collect()))
+    }
+
+    /// Empties the past of ledgers.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn reset(&self, org: &str, ledgers: &[RawLedger]) -> Result<(), Error> {
+        self.0.reset(org, &inspect_request(ledgers)).await
+    }
+}
+
+/// Times and amounts.
+pub type RawEntries = Vec<(u64, [u64; 3])>;
+
+fn key(ledger: &RawLedger) -> LedgerKey {
+    LedgerKey::new(ledger.window_ms, None, ledger.user.as_deref().map(|user| ("user", user)))
+}
+
+fn inspect_request(ledgers: &[RawLedger]) -> InspectRequest {
+    InspectRequest { ledgers: ledgers.iter().map(|ledger| (key(ledger), ledger.window_ms)).collect() }
+}
+
+fn request(raw: &RawAcquire) -> AcquireRequest {
+    let asked = |asked: &RawAsk| {
+        let bounds = std::array::from_fn(|r| match asked.limits[r] {
+            Some(limit) if asked.amounts[r] > 0 => limit.saturating_sub(asked.amounts[r]),
+            _ => UNBOUNDED,
+        });
+        let further =
+            (0..3).filter_map(|r| Some(2 * asked.ledger.window_ms * asked.amounts[r] / asked.limits[r]?.max(1))).max();
+        let ask = Ask { amounts: asked.amounts, bounds, horizon_ms: asked.ledger.window_ms + further.unwrap_or(0) };
+        AskedLedger { key: key(&asked.ledger), window_ms: asked.ledger.window_ms, ask }
+    };
+    AcquireRequest {
+        id: ReservationId(raw.id),
+        ledgers: raw.asked.iter().map(asked).collect(),
+        home: raw.home,
+        max_wait_ms: raw.max_wait_ms,
+        moves_up: raw.moves_up,
+    }
+}
+
+fn raw_answer(answer: crate::store::Answer) -> RawAnswer {
+    let verdict = match answer.verdict {
+        Verdict::Admitted { at } => RawVerdict::Admitted { at },
+        Verdict::Denied { at, setter, short } => RawVerdict::Denied { at, setter, short },
+        Verdict::Released => RawVerdict::Released,
+        Verdict::Mismatch => RawVerdict::Mismatch,
+    };
+    let used = answer.ledgers.iter().map(|ledger| ledger.used).collect();
+    RawAnswer { verdict, now: answer.now, used, last_at: answer.ledgers.iter().map(|ledger| ledger.last_at).collect() }
+}
+
+fn settle_request(raw: &RawSettle) -> SettleRequest {
+    let settled = |(ledger, estimate, actual): &(RawLedger, [u64; 3], [u64; 3])| SettledLedger {
+        key: key(ledger),
+        window_ms: ledger.window_ms,
+        estimate: *estimate,
+        actual: *actual,
+    };
+    SettleRequest {
+        id: ReservationId(raw.id),
+        ending: if raw.releases { Ending::Release } else { Ending::Commit },
+        made_at: raw.made_at,
+        ledgers: raw.charges.iter().map(settled).collect(),
+        home: raw.home,
+    }
+}
