@@ -1,0 +1,117 @@
+-- lib/acquire_in_full.lua: the requests that summaries cannot answer: repeats, bookings, moves, departures. The last part of `acquire`; see
+-- acquire.lua for KEYS, ARGV, RETURNS, TTL, PRE and MODEL.
+-- COST  per ledger 1 GET, and 1 SET where it changes
+
+use_records()
+use_logs()
+use_line()
+
+-- The answer to one request in full: repeats, bookings, moves, and whatever else no summary can answer.
+local function decide(id, moves_up, max_wait, home, records_key, count, from)
+  local asks, life = {}, 60000
+  for j = 1, count do
+    local k, a1, a2, a3, b1, b2, b3, horizon = read(ASK, args, from + j * ASK_SIZE - ASK_SIZE)
+    local log = open_log(k)
+    if not log then
+      return CORRUPT
+    end
+    if a1 > AMOUNT_MAX or a2 > AMOUNT_MAX or a3 > AMOUNT_MAX then
+      return OUT_OF_RANGE
+    end
+    asks[j] = { k, a1, a2, a3, b1, b2, b3, horizon, log = log }
+    if log.window > life then
+      life = log.window
+    end
+  end
+  local carrier = asks[1]
+  for j = 1, count do
+    if asks[j][1] == home then
+      carrier = asks[j]
+    end
+  end
+  local record, broken = find_record(home > 0 and carrier.log, records_key, id)
+  if broken then
+    return CORRUPT
+  end
+  if record and record[2] + life <= now then
+    record = nil
+  end
+  local place
+  if record then
+    local state = record[3]
+    if state == STATE_RELEASED then
+      return RELEASED, record[2], 0, asks
+    end
+    local was_reset = record[2] <= carrier.log.reset_at
+    if state == STATE_OPEN and not was_reset and (record[4] ~= carrier[2] or record[5] ~= carrier[3] or record[6] ~= carrier[4]) then
+      return MISMATCH, record[2], 0, asks
+    end
+    place = record[2]
+    if moves_up == 0 or state ~= STATE_OPEN or place <= now then
+      return ADMITTED, place, 0, asks
+    end
+    -- its own place is given back first; then it moves up or stays
+    local kept = {}
+    for j = 1, count do
+      kept[j] = take_back(asks[j], place, id)
+    end
+    local exact, setter = earliest(asks, now)
+    local at = place_in_line(asks, UNBOUNDED, exact, setter)
+    if not at or at >= place then
+      for j = 1, count do
+        restore(asks[j], kept[j])
+      end
+      return ADMITTED, place, 0, asks
+    end
+    place = at
+  else
+    local exact, setter = earliest(asks, now)
+    if not setter then
+      place = now
+    elseif max_wait > 0 then
+      place = place_in_line(asks, max_wait, exact, setter)
+    end
+    if not place then
+      for j = 1, count do
+        asks[j].short = short_at(asks[j].log, exact - 1, asks[j])
+      end
+      return DENIED, exact, setter, asks
+    end
+  end
+  local carried = false
+  for j = 1, count do
+    local ask = asks[j]
+    if put(ask.log, place, ask[2], ask[3], ask[4], home == ask[1] and id) then
+      carried = true
+    end
+    fold(ask.log)
+  end
+  if not carried then
+    keep_record(records_key, id, place, STATE_OPEN, carrier[2], carrier[3], carrier[4], life)
+  end
+  if place > last_place then
+    last_place = place
+  end
+  return ADMITTED, place, 0, asks
+end
+
+
+while answered < requests do
+  local id, moves_up, max_wait, home, records_key, count = read(REQUEST, args, position)
+  local from = position + REQUEST_SIZE
+  answered, position = answered + 1, from + count * ASK_SIZE
+  local code, at, setter, asks = decide(id, moves_up, max_wait, home, records_key, count, from)
+  replied = replied + 1
+  answers[replied] = pack('<BI6B', code, at or 0, setter or 0)
+  for j = 1, count do
+    replied = replied + 1
+    local log = asks and asks[j].log
+    if log then
+      local n, used = log.n, log.used
+      answers[replied] = pack('<BI7I7I7I6', asks[j].short or 0, math.min(used[1], TOTAL_MAX), math.min(used[2], TOTAL_MAX),
+        math.min(used[3], TOTAL_MAX), n > 0 and log.F[n * 4 - 3] or 0)
+    else
+      answers[replied] = rep('\0', 28)
+    end
+  end
+end
