@@ -1,0 +1,139 @@
+//! The shared store: ledgers in Redis, decided by the scripts under `lua/`.
+//!
+//! Invariant: one script call per batch, whatever the number of ledgers. A call whose answer did not come is repeated with the same ids
+//! until the deadline, never guessed; NOSCRIPT is never seen by a caller. `redis` types stay below this module.
+
+mod connect;
+mod reply;
+mod request;
+pub(crate) mod script;
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use self::{
+    connect::Connections,
+    request::Packed,
+    script::{Failure, INSPECT, Script, Scripts},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    store::{AcquireRequest, Answer, InspectRequest, Inspected, SettleRequest, Settled, keyspace::OrgKeys},
+    telemetry,
+};
+
+/// The longest pause before a call is repeated.
+const REPEAT_PAUSE: Duration = Duration::from_millis(5);
+
+/// Ledgers and reservations in Redis.
+#[derive(Debug)]
+pub(crate) struct RedisStore {
+    connections: Connections,
+    scripts: Scripts,
+    deadline: Duration,
+    failing: AtomicBool,
+}
+
+impl RedisStore {
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a URL that is none; its password is not in the message.
+    pub(crate) fn new(url: &str, deadline: Duration) -> Result<Self, Error> {
+        let connections = Connections::new(url, deadline)?;
+        Ok(Self { connections, scripts: Scripts::SHIPPED, deadline, failing: AtomicBool::new(false) })
+    }
+
+    /// The same store with scripts of a test's own.
+    #[cfg(feature = "testing")]
+    pub(crate) fn with_scripts(self, scripts: Scripts) -> Self {
+        Self { scripts, ..self }
+    }
+
+    pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
+        let packed = request::acquire(&OrgKeys::new(org), requests);
+        let reply = self.repeat_until_answered(self.scripts.acquire, &packed).await;
+        each(reply, requests.len(), |bytes| reply::acquired(bytes, requests))
+    }
+
+    pub(crate) async fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {
+        let packed = request::settle(&OrgKeys::new(org), requests);
+        let reply = self.repeat_until_answered(self.scripts.settle, &packed).await;
+        each(reply, requests.len(), |bytes| reply::settled(bytes, requests.len()))
+    }
+
+    pub(crate) async fn inspect(&self, org: &str, request: &InspectRequest) -> Result<Inspected, Error> {
+        let packed = request::inspect(&OrgKeys::new(org), request);
+        let reply = self.repeat_until_answered(&INSPECT, &packed).await?;
+        reply::inspected(&reply, request)
+    }
+
+    pub(crate) async fn reset(&self, org: &str, request: &InspectRequest) -> Result<(), Error> {
+        let packed = request::inspect(&OrgKeys::new(org), request);
+        self.repeat_until_answered(self.scripts.control, &packed).await.map(drop)
+    }
+
+    /// Checks that Redis answers and keeps what it is given.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        let memory =
+            tokio::time::timeout(self.deadline.max(Duration::from_secs(2)), self.connections.memory_info()).await;
+        let memory =
+            memory.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "Redis did not answer INFO in time")))?;
+        let policy =
+            memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("noeviction").trim();
+        if policy != "noeviction" {
+            return Err(Error::invalid(format!(
+                "Redis has maxmemory-policy {policy}: it would forget usage when memory runs out; set noeviction"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn repeat_until_answered(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Error> {
+        let mut last = None;
+        let answered = tokio::time::timeout(self.deadline, async {
+            loop {
+                match self.call(script, packed).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(Failure { error, repeat: false }) => return Err(error),
+                    Err(Failure { error, repeat: true }) => last = Some(error),
+                }
+                tokio::time::sleep(REPEAT_PAUSE).await;
+            }
+        });
+        let reply = answered.await.unwrap_or_else(|_| {
+            let late = Error::new(ErrorKind::Timeout, format!("Redis did not answer within {:?}", self.deadline));
+            Err(match last.take() {
+                Some(error) => late.with_source(error),
+                None => late,
+            })
+        });
+        self.note_state(reply.as_ref().err().filter(|error| error.is_retryable()));
+        reply
+    }
+
+    async fn call(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Failure> {
+        let mut connection = self.connections.shared()?;
+        script.call(&mut connection, packed).await
+    }
+
+    /// Logs when the store begins or ceases to fail.
+    fn note_state(&self, error: Option<&Error>) {
+        if self.failing.swap(error.is_some(), Ordering::Relaxed) != error.is_some() {
+            telemetry::store_state(error);
+        }
+    }
+}
+
+/// One result per request, whether the call answered each or failed as a whole.
+fn each<T>(
+    reply: Result<Vec<u8>, Error>,
+    requests: usize,
+    parse: impl Fn(&[u8]) -> Result<Vec<Result<T, Error>>, Error>,
+) -> Vec<Result<T, Error>> {
+    match reply.and_then(|bytes| parse(&bytes)) {
+        Ok(answers) => answers,
+        Err(error) => (0..requests).map(|_| Err(error.copy())).collect(),
+    }
+}

@@ -1,0 +1,127 @@
+//! How a reply of the scripts is read. `lua/acquire.lua`, `lua/settle.lua` and `lua/README.md` have the layouts.
+
+use crate::{
+    calendar::Entry,
+    error::{Error, ErrorKind},
+    store::{AcquireRequest, Answer, Contents, InspectRequest, Inspected, LedgerState, Settled, Verdict},
+};
+
+/// Bytes taken from the front.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, size: usize) -> Result<&'a [u8], Error> {
+        let (taken, rest) =
+            self.0.split_at_checked(size).ok_or_else(|| unreadable("an answer of the script is too short"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self, size: usize) -> Result<u64, Error> {
+        Ok(self.bytes(size)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    fn amounts(&mut self, size: usize) -> Result<[u64; 3], Error> {
+        Ok([self.number(size)?, self.number(size)?, self.number(size)?])
+    }
+}
+
+pub(crate) fn acquired(bytes: &[u8], requests: &[AcquireRequest]) -> Result<Vec<Result<Answer, Error>>, Error> {
+    let mut reader = Reader(bytes);
+    let now = reader.number(6)?;
+    let _epoch = reader.bytes(8)?;
+    requests.iter().map(|request| answer(&mut reader, now, request.ledgers.len())).collect()
+}
+
+fn answer(reader: &mut Reader<'_>, now: u64, asked: usize) -> Result<Result<Answer, Error>, Error> {
+    let (code, at, setter) = (reader.number(1)?, reader.number(6)?, reader.number(1)?);
+    let (mut short, mut ledgers) = (Vec::with_capacity(asked), Vec::with_capacity(asked));
+    for _ in 0..asked {
+        let places = reader.number(1)?;
+        short.push([places & 1 > 0, places & 2 > 0, places & 4 > 0]);
+        ledgers.push(LedgerState { used: reader.amounts(7)?, last_at: reader.number(6)? });
+    }
+    let verdict = match code {
+        1 => Verdict::Admitted { at },
+        2 => Verdict::Denied { at, setter: usize::try_from(setter).unwrap_or(0).saturating_sub(1), short },
+        3 => Verdict::Released,
+        4 => Verdict::Mismatch,
+        5 => return Ok(Err(unreadable("a key of this request holds what this version cannot read"))),
+        6 => return Ok(Err(Error::invalid("an amount is out of range: 0 to 2^47"))),
+        _ => return Err(unreadable("an answer of the script has an unknown code")),
+    };
+    Ok(Ok(Answer { verdict, now, ledgers }))
+}
+
+pub(crate) fn settled(bytes: &[u8], requests: usize) -> Result<Vec<Result<Settled, Error>>, Error> {
+    let mut reader = Reader(bytes);
+    let settled = |code| match code {
+        1 => Ok(Ok(Settled::Now)),
+        2 => Ok(Ok(Settled::Before)),
+        3 => Ok(Ok(Settled::Absent)),
+        5 => Ok(Err(unreadable("a key of this reservation holds what this version cannot read"))),
+        6 => Ok(Err(Error::invalid("an amount is out of range: 0 to 2^47"))),
+        _ => Err(unreadable("an answer of the script has an unknown code")),
+    };
+    (0..requests).map(|_| settled(reader.number(1)?)).collect()
+}
+
+pub(crate) fn inspected(bytes: &[u8], request: &InspectRequest) -> Result<Inspected, Error> {
+    let mut reader = Reader(bytes);
+    let now = reader.number(6)?;
+    let contents = |(_, window_ms): &(_, u64)| {
+        let size = usize::try_from(reader.number(4)?).unwrap_or(usize::MAX);
+        let mut entries = entries(reader.bytes(size)?)?;
+        entries.retain(|entry| entry.at + window_ms > now);
+        Ok(Contents { entries })
+    };
+    Ok(Inspected { now, ledgers: request.ledgers.iter().map(contents).collect::<Result<_, Error>>()? })
+}
+
+/// The entries of a ledger as stored: times ascending and distinct, none of nothing.
+fn entries(stored: &[u8]) -> Result<Vec<Entry>, Error> {
+    let mut entries = Vec::new();
+    let Some(kind) = stored.last() else { return Ok(entries) };
+    let tail = |size| stored.len().checked_sub(size).ok_or_else(|| unreadable("a ledger is too short"));
+    match kind {
+        b'Q' => {
+            let mut reader = Reader(&stored[..tail(32)?]);
+            while !reader.0.is_empty() {
+                let (_id, stamp, amounts) = (reader.bytes(16)?, reader.number(6)?, reader.amounts(6)?);
+                put(&mut entries, Entry { at: stamp / 4, amounts });
+            }
+        }
+        b'L' | b'F' => {
+            let mut cold = Reader(&stored[tail(124)?..]);
+            let (_reset, _born, _expires, _frozen_until) =
+                (cold.number(6)?, cold.number(6)?, cold.number(6)?, cold.number(6)?);
+            let (frozen, past, booked) = (cold.number(1)?, cold.number(2)?, cold.number(2)?);
+            let _sums = cold.bytes(42)?;
+            let newest = Entry { at: cold.number(6)?, amounts: cold.amounts(6)? };
+            let mut reader = Reader(&stored[..tail(124)?]);
+            let _frozen = reader.bytes(usize::try_from(frozen).unwrap_or(usize::MAX).saturating_mul(40))?;
+            for index in 1..=past + booked {
+                let entry = Entry { at: reader.number(6)?, amounts: reader.amounts(6)? };
+                put(&mut entries, if index == past { newest } else { entry });
+            }
+        }
+        _ => return Err(unreadable("a ledger has an unknown format")),
+    }
+    Ok(entries)
+}
+
+fn put(entries: &mut Vec<Entry>, entry: Entry) {
+    match entries.last_mut() {
+        _ if entry.amounts == [0; 3] => {}
+        Some(last) if last.at == entry.at => {
+            for (sum, amount) in last.amounts.iter_mut().zip(entry.amounts) {
+                *sum += amount;
+            }
+        }
+        _ => entries.push(entry),
+    }
+}
+
+fn unreadable(message: &str) -> Error {
+    Error::new(ErrorKind::Protocol, message)
+}

@@ -1,0 +1,154 @@
+//! How a request is packed for the scripts: one text of little-endian integers. `lua/acquire.lua` and `lua/settle.lua` have the layout.
+
+use std::collections::HashMap;
+
+use redis::Cmd;
+
+use crate::{
+    calendar::ENTRY_MAX,
+    store::{
+        AcquireRequest, Ending, InspectRequest, ReservationId, SettleRequest,
+        keyspace::{LedgerKey, OrgKeys},
+    },
+};
+
+/// Keys and the packed argument of one call.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    keys: Vec<String>,
+    argument: Vec<u8>,
+}
+
+impl Packed {
+    pub(crate) fn command(&self, verb: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(verb);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.argument);
+        command
+    }
+}
+
+pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
+    let mut keys = Keys::default();
+    for request in requests {
+        for (index, asked) in request.ledgers.iter().enumerate() {
+            keys.ledger(&asked.key, asked.window_ms, request.home == Some(index));
+        }
+    }
+    keys.seal(requests.iter().map(|request| &request.id), org);
+    let mut bytes = keys.header(requests.len());
+    for request in requests {
+        bytes.extend(request.id.0);
+        bytes.push(u8::from(request.moves_up));
+        put(&mut bytes, request.max_wait_ms.min(ENTRY_MAX), 6);
+        let home = request.home.and_then(|home| request.ledgers.get(home));
+        keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
+        for asked in &request.ledgers {
+            put(&mut bytes, keys.number(&asked.key), 2);
+            for amount in asked.ask.amounts.iter().chain(&asked.ask.bounds).chain([&asked.ask.horizon_ms]) {
+                put(&mut bytes, (*amount).min(ENTRY_MAX), 6);
+            }
+        }
+    }
+    keys.packed(org, bytes)
+}
+
+pub(crate) fn settle(org: &OrgKeys, requests: &[SettleRequest]) -> Packed {
+    let mut keys = Keys::default();
+    for request in requests {
+        for (index, settled) in request.ledgers.iter().enumerate() {
+            keys.ledger(&settled.key, settled.window_ms, request.home == Some(index));
+        }
+    }
+    keys.seal(requests.iter().map(|request| &request.id), org);
+    let mut bytes = keys.header(requests.len());
+    for request in requests {
+        bytes.extend(request.id.0);
+        bytes.push(match request.ending {
+            Ending::Commit => 1,
+            Ending::Release => 2,
+        });
+        put(&mut bytes, request.made_at.unwrap_or(0), 6);
+        let home = request.home.and_then(|home| request.ledgers.get(home));
+        keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
+        for settled in &request.ledgers {
+            put(&mut bytes, keys.number(&settled.key), 2);
+            for amount in settled.estimate.iter().chain(&settled.actual) {
+                put(&mut bytes, (*amount).min(ENTRY_MAX), 6);
+            }
+        }
+    }
+    keys.packed(org, bytes)
+}
+
+/// Of `inspect` and `control`: ledgers only.
+pub(crate) fn inspect(org: &OrgKeys, request: &InspectRequest) -> Packed {
+    let mut keys = Keys::default();
+    for (key, window_ms) in &request.ledgers {
+        keys.ledger(key, *window_ms, false);
+    }
+    let bytes = keys.header(0);
+    keys.packed(org, bytes)
+}
+
+/// The keys of one call, each once, and their places in `KEYS`.
+#[derive(Default)]
+struct Keys<'a> {
+    ledgers: Vec<(&'a LedgerKey, u64, bool)>,
+    numbers: HashMap<&'a LedgerKey, u64>,
+    records: Vec<String>,
+}
+
+impl<'a> Keys<'a> {
+    fn ledger(&mut self, key: &'a LedgerKey, window_ms: u64, home: bool) {
+        let next = self.ledgers.len() as u64 + 1;
+        let number = *self.numbers.entry(key).or_insert(next);
+        if number == next {
+            self.ledgers.push((key, window_ms, home));
+        } else if let Some(known) = self.ledgers.get_mut(number as usize - 1) {
+            known.2 |= home;
+        }
+    }
+
+    fn seal<'b>(&mut self, ids: impl Iterator<Item = &'b ReservationId>, org: &OrgKeys) {
+        for id in ids {
+            let key = org.records(id);
+            if !self.records.contains(&key) {
+                self.records.push(key);
+            }
+        }
+    }
+
+    fn header(&self, requests: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(4 + self.ledgers.len() * 7 + requests * 128);
+        put(&mut bytes, self.ledgers.len() as u64, 2);
+        put(&mut bytes, requests as u64, 2);
+        for (_, window_ms, home) in &self.ledgers {
+            put(&mut bytes, *window_ms, 6);
+            bytes.push(u8::from(*home));
+        }
+        bytes
+    }
+
+    fn number(&self, key: &LedgerKey) -> u64 {
+        self.numbers.get(key).copied().unwrap_or(0)
+    }
+
+    fn place(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, id: &ReservationId, org: &OrgKeys, ledgers: usize) {
+        let records = org.records(id);
+        let records = self.records.iter().position(|key| *key == records).unwrap_or(0) + self.ledgers.len() + 2;
+        put(bytes, home.map_or(0, |home| self.number(home)), 2);
+        put(bytes, records as u64, 2);
+        put(bytes, ledgers as u64, 1);
+    }
+
+    fn packed(self, org: &OrgKeys, argument: Vec<u8>) -> Packed {
+        let ledgers = self.ledgers.iter().map(|(key, ..)| org.ledger(key));
+        let keys = std::iter::once(org.head()).chain(ledgers).chain(self.records).collect();
+        Packed { keys, argument }
+    }
+}
+
+/// Appends the low `size` bytes of `value`, lowest first.
+fn put(bytes: &mut Vec<u8>, value: u64, size: usize) {
+    bytes.extend(value.to_le_bytes().into_iter().take(size));
+}

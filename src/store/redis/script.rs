@@ -1,0 +1,126 @@
+//! The scripts, embedded, and how one is called.
+//!
+//! Invariant: a script is named by its digest, so releases with different texts share a server. A server that does not know it is sent
+//! the text in the same round trip's repeat.
+
+use std::sync::OnceLock;
+
+use redis::{ErrorKind as RedisErrorKind, RedisError, ServerErrorKind, aio::ConnectionLike};
+
+use crate::{
+    error::{Error, ErrorKind},
+    store::redis::request::Packed,
+};
+
+/// One script with the parts it shares.
+#[derive(Debug)]
+pub(crate) struct Script {
+    text: &'static str,
+    digest: OnceLock<String>,
+}
+
+/// The parts of a script as one text. `log_part`: how many bytes at the end of a log are read at once, its tail and some entries. The parts
+/// after `rest` are reached only if the ones before left a request unanswered.
+macro_rules! text {
+    ($($part:literal),+) => {
+        concat!($(include_str!(concat!("../../../lua/", $part)), "\n"),+)
+    };
+    (log_part $log_part:literal, $($part:literal),+) => {
+        concat!("local LOG_PART = '-", $log_part, "'\n", text!($($part),+))
+    };
+    (log_part $log_part:literal, $usual:literal, rest $($rest:literal),+) => {
+        concat!(
+            text!(log_part $log_part, "lib/read.lua", $usual),
+            "if answered == requests then\n",
+            text!("lib/write.lua"),
+            "end\n",
+            text!("lib/records.lua", "lib/log.lua", $($rest),+, "lib/write.lua")
+        )
+    };
+}
+
+macro_rules! script {
+    ($($part:tt)+) => {
+        Script { text: text!($($part)+), digest: OnceLock::new() }
+    };
+}
+
+static ACQUIRE: Script = script!(log_part 148, "acquire.lua", rest "lib/line.lua", "lib/acquire_in_full.lua");
+static SETTLE: Script = script!(log_part 508, "settle.lua", rest "lib/settle_in_full.lua");
+static CONTROL: Script =
+    script!(log_part 148, "lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
+pub(crate) static INSPECT: Script = script!("inspect.lua");
+
+/// The scripts that a store calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scripts {
+    pub(crate) acquire: &'static Script,
+    pub(crate) settle: &'static Script,
+    pub(crate) control: &'static Script,
+}
+
+impl Scripts {
+    /// As they are shipped.
+    pub(crate) const SHIPPED: Self = Self { acquire: &ACQUIRE, settle: &SETTLE, control: &CONTROL };
+
+    /// With every `find` replaced; `None` if there is none. The texts are never freed.
+    #[cfg(feature = "testing")]
+    pub(crate) fn planted(find: &str, replace: &str) -> Option<Self> {
+        let shipped = Self::SHIPPED;
+        let plant = |script: &Script| -> &'static Script {
+            let text: &'static str = script.text.replace(find, replace).leak();
+            Box::leak(Box::new(Script { text, digest: OnceLock::new() }))
+        };
+        let found = [shipped.acquire, shipped.settle, shipped.control].iter().any(|script| script.text.contains(find));
+        let planted =
+            || Self { acquire: plant(shipped.acquire), settle: plant(shipped.settle), control: plant(shipped.control) };
+        found.then(planted)
+    }
+}
+
+/// Why a call got no answer, and whether the same call may get one.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    pub(crate) repeat: bool,
+}
+
+impl Script {
+    /// Calls the script. One round trip; two when the server does not know it yet.
+    pub(crate) async fn call(&self, connection: &mut impl ConnectionLike, packed: &Packed) -> Result<Vec<u8>, Failure> {
+        let digest = self.digest.get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
+        let by_digest = packed.command("EVALSHA", digest).query_async(connection).await;
+        match by_digest {
+            Err(error) if error.kind() == RedisErrorKind::Server(ServerErrorKind::NoScript) => {
+                Ok(packed.command("EVAL", self.text).query_async(connection).await?)
+            }
+            answered => Ok(answered?),
+        }
+    }
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        let code = error.code().unwrap_or_default().to_owned();
+        let (kind, message, repeat) = match code.as_str() {
+            "ALLOTFORMAT" | "WRONGTYPE" => {
+                (ErrorKind::Protocol, "a key of this org holds what this version cannot read", false)
+            }
+            "NOPERM" | "NOAUTH" | "WRONGPASS" => (ErrorKind::Unavailable, "Redis refuses this user", false),
+            "OOM" => (ErrorKind::Unavailable, "Redis is out of memory", false),
+            "MISCONF" | "NOREPLICAS" => (ErrorKind::Unavailable, "Redis accepts no writes", false),
+            "READONLY" => (ErrorKind::Unavailable, "Redis is a replica", true),
+            "LOADING" | "MASTERDOWN" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" => {
+                (ErrorKind::Unavailable, "Redis is not ready", true)
+            }
+            _ if error.kind() == RedisErrorKind::AuthenticationFailed => {
+                (ErrorKind::Unavailable, "Redis refuses this user or password", false)
+            }
+            _ if error.is_timeout() || error.is_io_error() || error.is_connection_dropped() => {
+                (ErrorKind::Unavailable, "Redis cannot be reached", true)
+            }
+            _ => (ErrorKind::Protocol, "Redis answered with an error", false),
+        };
+        Self { error: Error::new(kind, message).with_source(error), repeat }
+    }
+}
