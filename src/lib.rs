@@ -1,14 +1,33 @@
-//! skeleton
+#![doc = include_str!("../README.md")]
+
+mod calendar;
+mod clock;
 mod cost;
 mod decision;
+mod dispatch;
 mod error;
+mod limit;
+mod limiter;
+mod permit;
+mod plan;
+mod policy;
 mod resource;
+mod store;
 mod subject;
+mod telemetry;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 
 pub use crate::{
+    clock::ManualClock,
     cost::Cost,
     decision::{Decision, Denial, LimitStatus, Retry},
     error::{Error, ErrorKind},
+    limit::Limit,
+    limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},
+    permit::Permit,
+    policy::{Certainty, Policy, PolicySource, Preset},
     resource::Resource,
     subject::Subject,
 };

@@ -1,0 +1,165 @@
+//! How requests reach the store: coalesced, and cleaned up after when nobody waits for the answer.
+//!
+//! Invariant: a request that may have been charged and whose caller is gone, or got no answer, is released. The embedded store is called
+//! in place.
+
+#[cfg(feature = "redis")]
+mod lanes;
+
+use std::sync::Arc;
+#[cfg(feature = "redis")]
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    clock::Clock,
+    error::{Error, ErrorKind},
+    plan::Plan,
+    store::{AcquireRequest, Answer, ReservationId, SettleRequest, Settled, Store},
+};
+#[cfg(feature = "redis")]
+use crate::{dispatch::lanes::Lanes, telemetry};
+
+/// How often a release in the background is tried, with pauses that double from the first: for about a minute.
+#[cfg(feature = "redis")]
+const RELEASE_TRIES: u32 = 10;
+#[cfg(feature = "redis")]
+const RELEASE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The way to the store.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    pub(crate) store: Arc<Store>,
+    pub(crate) clock: Clock,
+    #[cfg(feature = "redis")]
+    acquires: Arc<Lanes<AcquireRequest, Answer>>,
+    #[cfg(feature = "redis")]
+    settles: Arc<Lanes<SettleRequest, Settled>>,
+    tasks: TaskTracker,
+}
+
+impl Dispatch {
+    #[cfg(feature = "redis")]
+    pub(crate) fn new(store: Store, clock: Clock, batch_max: usize) -> Arc<Self> {
+        let (store, tasks) = (Arc::new(store), TaskTracker::new());
+        let (to_acquire, to_settle) = (Arc::clone(&store), Arc::clone(&store));
+        let acquire = move |org: Arc<str>, requests: Vec<AcquireRequest>| {
+            let store = Arc::clone(&to_acquire);
+            async move { store.acquire(&org, &requests).await }
+        };
+        let settle = move |org: Arc<str>, requests: Vec<SettleRequest>| {
+            let store = Arc::clone(&to_settle);
+            async move { store.settle(&org, &requests).await }
+        };
+        let acquires = Lanes::new(acquire, batch_max, tasks.clone());
+        let settles = Lanes::new(settle, batch_max, tasks.clone());
+        Arc::new(Self { store, clock, acquires, settles, tasks })
+    }
+
+    #[cfg(not(feature = "redis"))]
+    pub(crate) fn new(store: Store, clock: Clock, _batch_max: usize) -> Arc<Self> {
+        Arc::new(Self { store: Arc::new(store), clock, tasks: TaskTracker::new() })
+    }
+
+    /// Decides a request. One round trip.
+    pub(crate) async fn acquire(&self, org: &Arc<str>, request: AcquireRequest) -> Result<Answer, Error> {
+        match &*self.store {
+            Store::Memory(store) => store.acquire(org, &[request]).pop().unwrap_or_else(|| Err(no_answer())),
+            #[cfg(feature = "redis")]
+            Store::Redis(_) => self.acquires.send(org, request).await,
+        }
+    }
+
+    /// Settles a reservation. One round trip.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the request goes to the store even if the future is dropped.
+    pub(crate) async fn settle(&self, org: &Arc<str>, request: SettleRequest) -> Result<Settled, Error> {
+        match &*self.store {
+            Store::Memory(store) => store.settle(org, &[request]).pop().unwrap_or_else(|| Err(no_answer())),
+            #[cfg(feature = "redis")]
+            Store::Redis(_) => self.settles.send(org, request).await,
+        }
+    }
+
+    /// Waits until what is under way, releases in the background included, has been answered.
+    pub(crate) async fn drain(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn give_back(self: &Arc<Self>, org: &Arc<str>, request: SettleRequest, runtime: Option<&Handle>) {
+        match (&*self.store, runtime) {
+            (Store::Memory(store), _) => drop(store.settle(org, &[request])),
+            #[cfg(feature = "redis")]
+            (Store::Redis(_), Some(runtime)) => self.release_in_background(org, request, runtime),
+            #[cfg(feature = "redis")]
+            (Store::Redis(_), None) => {}
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    fn release_in_background(self: &Arc<Self>, org: &Arc<str>, request: SettleRequest, runtime: &Handle) {
+        if self.acquires.withdraw(org, |waiting| waiting.id == request.id && !waiting.moves_up) {
+            return;
+        }
+        let (dispatch, org) = (Arc::clone(self), Arc::clone(org));
+        let release = async move {
+            let mut pause = RELEASE_PAUSE;
+            for _ in 0..RELEASE_TRIES {
+                match dispatch.settle(&org, request.clone()).await {
+                    Ok(_) => return telemetry::settled("release"),
+                    Err(error) if !error.is_retryable() => break,
+                    Err(_) => tokio::time::sleep(pause).await,
+                }
+                pause *= 2;
+            }
+            telemetry::settled("error");
+        };
+        self.tasks.spawn_on(release, runtime);
+    }
+}
+
+/// A request whose outcome nobody has taken over yet: dropped, it gives its charge back.
+#[derive(Debug)]
+pub(crate) struct Unclaimed {
+    dispatch: Arc<Dispatch>,
+    org: Arc<str>,
+    plan: Arc<Plan>,
+    id: ReservationId,
+    runtime: Option<Handle>,
+    claimed: bool,
+}
+
+impl Unclaimed {
+    pub(crate) fn new(dispatch: &Arc<Dispatch>, org: &Arc<str>, plan: &Arc<Plan>, id: ReservationId) -> Self {
+        let runtime = match &*dispatch.store {
+            Store::Memory(_) => None,
+            #[cfg(feature = "redis")]
+            Store::Redis(_) => Handle::try_current().ok(),
+        };
+        let (dispatch, org, plan) = (Arc::clone(dispatch), Arc::clone(org), Arc::clone(plan));
+        Self { dispatch, org, plan, id, runtime, claimed: false }
+    }
+
+    /// There is nothing to give back, or somebody else will.
+    pub(crate) fn claim(mut self) {
+        self.claimed = true;
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if !self.claimed {
+            let release = self.plan.settle_request(self.id, None, None);
+            self.dispatch.give_back(&self.org, release, self.runtime.as_ref());
+        }
+    }
+}
+
+fn no_answer() -> Error {
+    Error::new(ErrorKind::Protocol, "the store left a request without an answer")
+}

@@ -1,0 +1,316 @@
+//! What users call: decide before the call, wait in line, settle after it.
+//!
+//! Invariant: every verb is one atomic decision over every limit that applies, and says where each limit stands.
+
+mod acquire;
+mod builder;
+mod policies;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tracing::Instrument;
+
+use self::policies::Policies;
+pub use self::{acquire::Acquire, builder::LimiterBuilder};
+use crate::{
+    calendar::{Ledger, earliest},
+    clock::Clock,
+    cost::Cost,
+    decision::{Decision, Denial},
+    dispatch::{Dispatch, Unclaimed},
+    error::{Error, ErrorKind},
+    permit::{Permit, Reservation},
+    plan::Plan,
+    policy::Policy,
+    store::{Answer, Inspected, LedgerState, ReservationId, Store, Verdict},
+    subject::Subject,
+    telemetry::{self, Verb},
+};
+
+/// Shares quotas among users, processes and hosts. A clone is the same limiter.
+#[derive(Clone, Debug)]
+pub struct Limiter {
+    core: Arc<Core>,
+}
+
+#[derive(Debug)]
+struct Core {
+    dispatch: Arc<Dispatch>,
+    policies: Policies,
+    closed: std::sync::atomic::AtomicBool,
+}
+
+/// What [`Limiter::try_acquire`] answers.
+#[derive(Debug)]
+#[must_use = "an outcome that nobody reads limits nothing"]
+pub enum Outcome {
+    /// The cost was charged; the call may be made.
+    Admitted(Permit),
+    /// Nothing was charged.
+    Denied(Denial),
+}
+
+impl Outcome {
+    /// The permit, or the denial as an error, for callers who want `?`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] with the denial.
+    pub fn into_result(self) -> Result<Permit, Error> {
+        match self {
+            Self::Admitted(permit) => Ok(permit),
+            Self::Denied(denial) => Err(denial.into()),
+        }
+    }
+}
+
+/// Why [`Limiter::run`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError<E> {
+    /// There was no permit; the call was not made.
+    #[error("not admitted: {0}")]
+    NotAdmitted(Error),
+    /// The call failed; its charge was given back, unless it had been committed.
+    #[error("the call failed: {0}")]
+    Call(E),
+}
+
+/// One call on its way through the limiter.
+struct Asking {
+    dispatch: Arc<Dispatch>,
+    org: Arc<str>,
+    plan: Arc<Plan>,
+    id: ReservationId,
+}
+
+impl Limiter {
+    /// A limiter on the embedded store, unless told otherwise.
+    pub fn builder() -> LimiterBuilder {
+        LimiterBuilder::new()
+    }
+
+    /// Charges `cost` now, or says when it could be. One round trip.
+    ///
+    /// Every limit that applies is charged, or none is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a subject or cost out of range; otherwise the store's: see [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before its answer gives the charge back.
+    pub async fn try_acquire(&self, subject: &Subject, cost: Cost) -> Result<Outcome, Error> {
+        let attempt = async {
+            let outcome = self.try_acquire_unobserved(subject, cost).await;
+            match &outcome {
+                Ok(Outcome::Admitted(_)) => telemetry::admitted(),
+                Ok(Outcome::Denied(denial)) => telemetry::denied(denial),
+                Err(error) => telemetry::undecided(error),
+            }
+            outcome
+        };
+        attempt.instrument(telemetry::verb_span(Verb::TryAcquire)).await
+    }
+
+    async fn try_acquire_unobserved(&self, subject: &Subject, cost: Cost) -> Result<Outcome, Error> {
+        let asking = self.ask(subject, cost).await?;
+        if asking.plan.is_unlimited() {
+            return Ok(Outcome::Admitted(asking.unlimited()));
+        }
+        if let Some(denial) = asking.never().await? {
+            return Ok(Outcome::Denied(denial));
+        }
+        let unclaimed = asking.unclaimed();
+        let answer = asking.dispatch.acquire(&asking.org, asking.plan.acquire_request(asking.id, 0)).await?;
+        let outcome = asking.outcome(&answer, 0)?;
+        unclaimed.claim();
+        Ok(outcome)
+    }
+
+    /// Charges `cost`, waiting in line for it: `.max_wait(..)` says for how long, then `.await`.
+    ///
+    /// The place in line is promised: it may move up when others give quota back, and nobody who asks later delays it. Dropping the
+    /// future gives the place back.
+    pub fn acquire(&self, subject: &Subject, cost: Cost) -> Acquire {
+        Acquire::new(self.clone(), subject.clone(), cost)
+    }
+
+    /// Says what [`try_acquire`](Self::try_acquire) would answer, and charges nothing. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire`](Self::try_acquire).
+    pub async fn peek(&self, subject: &Subject, cost: Cost) -> Result<Decision, Error> {
+        let look = async {
+            let asking = self.ask(subject, cost).await?;
+            let seen = asking.inspect().await?;
+            Ok(asking.foresee(&seen))
+        };
+        look.instrument(telemetry::verb_span(Verb::Peek)).await
+    }
+
+    /// Waits for a permit as long as it takes, makes the call, and gives the charge back if the call fails. Two round trips.
+    ///
+    /// `call` owns the permit: it commits what was used, or drops the permit to keep the estimate. If it fails without having committed,
+    /// the charge is given back.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`] says which step failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before the permit, nothing is charged; dropped during the call, the charge stays as estimated.
+    pub async fn run<T, E, F, Fut>(&self, subject: &Subject, cost: Cost, call: F) -> Result<T, RunError<E>>
+    where
+        F: FnOnce(Permit) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let permit = self.acquire(subject, cost).await.map_err(RunError::NotAdmitted)?;
+        let twin = permit.twin();
+        let result = call(permit).await;
+        if result.is_err()
+            && let Err(error) = twin.release().await
+        {
+            tracing::debug!(kind = ?error.kind(), "a failed call keeps its charge");
+        }
+        result.map_err(RunError::Call)
+    }
+
+    /// Checks that the store answers and is set up so that nothing is lost: see the errors.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when Redis cannot be reached; [`ErrorKind::Invalid`] when it would evict keys under memory pressure.
+    pub async fn ready(&self) -> Result<(), Error> {
+        match &*self.core.dispatch.store {
+            Store::Memory(_) => Ok(()),
+            #[cfg(feature = "redis")]
+            Store::Redis(store) => store.ready().await,
+        }
+    }
+
+    /// Replaces the policy, from the next decision on. Changing an amount never resets usage.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a policy that does not hold together, or when the policies come from a source.
+    pub fn set_policy(&self, policy: Policy) -> Result<(), Error> {
+        self.core.policies.set(policy)
+    }
+
+    /// Forgets the cached policy of an org, so that its next decision asks the source again.
+    pub async fn forget_policy(&self, org: &str) {
+        self.core.policies.forget(org).await;
+    }
+
+    /// Empties every ledger that counts this subject: usage so far no longer binds. Places promised for later stay. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire`](Self::try_acquire).
+    pub async fn reset(&self, subject: &Subject) -> Result<(), Error> {
+        let asking = self.ask(subject, Cost::new()).await?;
+        self.core.dispatch.store.reset(&asking.org, &asking.plan.inspect_request()).await
+    }
+
+    /// Takes no more calls, and waits until commits and releases under way have reached the store.
+    pub async fn shutdown(&self) {
+        self.core.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.core.dispatch.drain().await;
+    }
+
+    async fn ask(&self, subject: &Subject, cost: Cost) -> Result<Asking, Error> {
+        if self.core.closed.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, "the limiter has been shut down"));
+        }
+        let org: Arc<str> = subject.value("org").unwrap_or_default().into();
+        subject.validate()?;
+        let policy = self.core.policies.of(&org).await?;
+        let plan = Arc::new(Plan::new(policy, subject, cost)?);
+        Ok(Asking { dispatch: Arc::clone(&self.core.dispatch), org, plan, id: ReservationId::new() })
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.core.dispatch.clock
+    }
+}
+
+impl Asking {
+    fn unclaimed(&self) -> Unclaimed {
+        Unclaimed::new(&self.dispatch, &self.org, &self.plan, self.id)
+    }
+
+    /// No limit applies.
+    fn unlimited(&self) -> Permit {
+        Permit::new(None, self.plan.cost().clone(), self.dispatch.clock.now_ms(), Vec::new())
+    }
+
+    /// The denial of a cost that exceeds a limit, with where the limits stand.
+    async fn never(&self) -> Result<Option<Denial>, Error> {
+        let Some(over) = self.plan.never() else { return Ok(None) };
+        let seen = self.inspect().await?;
+        let states: Vec<_> = self.ledgers(&seen).iter().map(state).collect();
+        Ok(Some(self.plan.denial_for_ever(over, self.plan.statuses(seen.now, &states))))
+    }
+
+    async fn inspect(&self) -> Result<Inspected, Error> {
+        self.dispatch.store.inspect(&self.org, &self.plan.inspect_request()).await
+    }
+
+    /// The permit or denial that an answer means.
+    fn outcome(&self, answer: &Answer, max_wait_ms: u64) -> Result<Outcome, Error> {
+        match &answer.verdict {
+            Verdict::Admitted { at } => Ok(Outcome::Admitted(self.permit(answer, *at, answer.now))),
+            Verdict::Denied { at, setter, short } => {
+                Ok(Outcome::Denied(self.plan.denial_until(answer, *at, *setter, short, max_wait_ms)))
+            }
+            Verdict::Released => {
+                Err(Error::new(ErrorKind::Protocol, "the reservation was released before it was made"))
+            }
+            Verdict::Mismatch => Err(Error::new(ErrorKind::Protocol, "the reservation was made with another cost")),
+        }
+    }
+
+    fn permit(&self, answer: &Answer, at: u64, made_at: u64) -> Permit {
+        let limits = self.plan.statuses(answer.now, &answer.ledgers);
+        let (dispatch, org, plan) = (Arc::clone(&self.dispatch), Arc::clone(&self.org), Arc::clone(&self.plan));
+        let reservation = Reservation { dispatch, org, plan, id: self.id, made_at };
+        Permit::new(Some(reservation), self.plan.cost().clone(), at, limits)
+    }
+
+    fn ledgers(&self, seen: &Inspected) -> Vec<Ledger> {
+        let windows = self.plan.asks().map(|(window_ms, _)| window_ms);
+        let restore = |(window_ms, contents): (u64, &crate::store::Contents)| {
+            Ledger::restore(window_ms, contents.entries.clone(), seen.now)
+        };
+        windows.zip(&seen.ledgers).map(restore).collect()
+    }
+
+    /// What a decision at the time of the inspection would say.
+    fn foresee(&self, seen: &Inspected) -> Decision {
+        let ledgers = self.ledgers(seen);
+        let states: Vec<_> = ledgers.iter().map(state).collect();
+        let statuses = self.plan.statuses(seen.now, &states);
+        if let Some(over) = self.plan.never() {
+            return Decision::Denied(self.plan.denial_for_ever(over, statuses));
+        }
+        let asked: Vec<_> = ledgers.iter().zip(self.plan.asks()).map(|(ledger, (_, ask))| (ledger, ask)).collect();
+        let first = earliest(&asked, seen.now);
+        let Some(setter) = first.setter else { return Decision::Allowed(statuses) };
+        let short: Vec<_> = asked.iter().map(|(ledger, ask)| ledger.short_at(first.at - 1, ask)).collect();
+        let verdict = Verdict::Denied { at: first.at, setter, short: short.clone() };
+        let answer = Answer { verdict, now: seen.now, ledgers: states };
+        Decision::Denied(self.plan.denial_until(&answer, first.at, setter, &short, 0))
+    }
+}
+
+fn state(ledger: &Ledger) -> LedgerState {
+    LedgerState { used: ledger.used(), last_at: ledger.last_at() }
+}
+
+/// A wait, in milliseconds, from the store's times.
+fn wait_until(at: u64, now: u64) -> Duration {
+    Duration::from_millis(at.saturating_sub(now))
+}

@@ -1,0 +1,190 @@
+//! Waiting in line.
+//!
+//! Invariant: nobody starts before the promised place, a place never moves back, and a waiter that is dropped gives its place back.
+//! There is no polling for admission: a waiter sleeps until its place, and asks at a bounded pace whether it has moved up.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    time::Duration,
+};
+
+use tracing::Instrument;
+
+use crate::{
+    calendar::PARTS,
+    clock::millis,
+    cost::Cost,
+    decision::Retry,
+    dispatch::Unclaimed,
+    error::Error,
+    limiter::{Asking, Limiter, Outcome, wait_until},
+    permit::Permit,
+    store::{Answer, ReservationId, Verdict},
+    subject::Subject,
+    telemetry::{self, Verb},
+};
+
+/// The shortest pause between two questions whether a place has moved up.
+const PACE_MS_MIN: u64 = 50;
+/// A place that has passed by more than this without an answer is given back and booked anew.
+const PASSED_MS_MAX: u64 = 250;
+
+/// A call that waits in line: see [`Limiter::acquire`]. Nothing happens until it is awaited.
+///
+/// # Cancel safety
+///
+/// Dropping the future gives the place or the charge back.
+#[derive(Debug)]
+#[must_use = "nothing is acquired until it is awaited"]
+pub struct Acquire {
+    limiter: Limiter,
+    subject: Subject,
+    cost: Cost,
+    max_wait: Option<Duration>,
+}
+
+impl Acquire {
+    pub(crate) fn new(limiter: Limiter, subject: Subject, cost: Cost) -> Self {
+        Self { limiter, subject, cost, max_wait: None }
+    }
+
+    /// Waits at most this long; denied at once if no place within it can be had. Default: as long as it takes.
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = Some(max_wait);
+        self
+    }
+
+    async fn wait(self) -> Result<Permit, Error> {
+        let started_ms = self.limiter.clock().now_ms();
+        let permit = self.wait_in_line(started_ms).await;
+        match &permit {
+            Ok(_) => {
+                telemetry::admitted();
+                let waited = self.limiter.clock().now_ms().saturating_sub(started_ms);
+                telemetry::waited(Duration::from_millis(waited).as_secs_f64());
+            }
+            Err(error) => match error.denial() {
+                Some(denial) => telemetry::denied(denial),
+                None => telemetry::undecided(error),
+            },
+        }
+        permit
+    }
+
+    async fn wait_in_line(&self, started_ms: u64) -> Result<Permit, Error> {
+        let clock = self.limiter.clock();
+        let mut asking = self.limiter.ask(&self.subject, self.cost.clone()).await?;
+        if asking.plan.is_unlimited() {
+            return Ok(asking.unlimited());
+        }
+        if let Some(denial) = asking.never().await? {
+            return Err(denial.into());
+        }
+        loop {
+            let waited_ms = clock.now_ms().saturating_sub(started_ms);
+            let max_wait_ms =
+                self.max_wait.map_or(u64::MAX >> 16, |max_wait| millis(max_wait).saturating_sub(waited_ms));
+            let unclaimed = asking.unclaimed();
+            let answer =
+                asking.dispatch.acquire(&asking.org, asking.plan.acquire_request(asking.id, max_wait_ms)).await?;
+            match asking.outcome(&answer, max_wait_ms)? {
+                Outcome::Admitted(permit) => {
+                    let waiting = Waiting { asking: &asking, unclaimed, made_at: answer.now };
+                    if let Some(permit) = waiting.until_due(clock, answer, permit).await? {
+                        return Ok(permit);
+                    }
+                    asking.id = ReservationId::new();
+                }
+                Outcome::Denied(denial) => {
+                    unclaimed.claim();
+                    match denial.retry {
+                        Retry::AskAgainAfter(pause) if millis(pause) <= max_wait_ms => clock.sleep(pause).await,
+                        _ => return Err(denial.into()),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl IntoFuture for Acquire {
+    type Output = Result<Permit, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = telemetry::verb_span(Verb::Acquire);
+        Box::pin(self.wait().instrument(span))
+    }
+}
+
+/// A place in line that is waited for.
+struct Waiting<'a> {
+    asking: &'a Asking,
+    unclaimed: Unclaimed,
+    made_at: u64,
+}
+
+impl Waiting<'_> {
+    /// Sleeps until the place, moving up when others make room. `None`: the place passed while the store did not answer, and was given
+    /// back.
+    async fn until_due(
+        self,
+        clock: &crate::clock::Clock,
+        answer: Answer,
+        mut permit: Permit,
+    ) -> Result<Option<Permit>, Error> {
+        let arrived_ms = clock.now_ms();
+        let mut place = permit.at_ms();
+        if place <= answer.now {
+            self.unclaimed.claim();
+            return Ok(Some(permit));
+        }
+        telemetry::booked();
+        let mut due_ms = arrived_ms + (place - answer.now);
+        let pace_ms = self.pace_ms(due_ms - arrived_ms);
+        // waiters ask at different instants, so that room that others give back is soon taken up; those that ask while a call is in
+        // flight go together in the next
+        let phase = u64::from(self.asking.id.0[15]) + 1;
+        let mut ask_ms = arrived_ms + (pace_ms * phase).div_ceil(256);
+        let mut confirmed = true;
+        loop {
+            let now_ms = clock.now_ms();
+            if now_ms >= due_ms && confirmed {
+                self.unclaimed.claim();
+                return Ok(Some(permit));
+            }
+            if ask_ms >= due_ms && confirmed {
+                clock.sleep(wait_until(due_ms, now_ms)).await;
+                continue;
+            }
+            clock.sleep(wait_until(ask_ms, now_ms)).await;
+            ask_ms = clock.now_ms() + if confirmed { pace_ms } else { PACE_MS_MIN };
+            let mut request = self.asking.plan.acquire_request(self.asking.id, u64::MAX >> 16);
+            request.moves_up = true;
+            match self.asking.dispatch.acquire(&self.asking.org, request).await {
+                Ok(Answer { verdict: Verdict::Admitted { at }, now, ledgers }) => {
+                    if !confirmed && now > at + PASSED_MS_MAX {
+                        return Ok(None);
+                    }
+                    confirmed = true;
+                    place = place.min(at);
+                    due_ms = clock.now_ms() + place.saturating_sub(now);
+                    let answer = Answer { verdict: Verdict::Admitted { at: place }, now, ledgers };
+                    permit = self.asking.permit(&answer, place, self.made_at);
+                }
+                Ok(_) => return Ok(None),
+                Err(error) if error.is_retryable() => confirmed = false,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A 64th of the shortest window that covers the wait: a place that far ahead was set by a ledger of at least that window.
+    fn pace_ms(&self, wait_ms: u64) -> u64 {
+        let windows = || self.asking.plan.asks().map(|(window_ms, _)| window_ms);
+        let covering = windows().filter(|window_ms| *window_ms >= wait_ms).min();
+        let window_ms = covering.or_else(|| windows().max()).unwrap_or(0);
+        (window_ms / PARTS).max(PACE_MS_MIN)
+    }
+}

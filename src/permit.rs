@@ -1,0 +1,117 @@
+//! An admitted call's handle.
+//!
+//! Invariant: a permit carries its keys, estimate and cost, whatever the policy says by the time it is settled. Dropped, it keeps its
+//! charge and needs no runtime.
+
+use std::{fmt, sync::Arc};
+
+use tracing::Instrument;
+
+use crate::{
+    cost::Cost,
+    decision::LimitStatus,
+    dispatch::Dispatch,
+    error::Error,
+    plan::Plan,
+    store::ReservationId,
+    telemetry::{self, Verb},
+};
+
+/// An admitted call. [`commit`](Self::commit) settles it with what was used, [`release`](Self::release) gives it back; dropping it keeps
+/// the charge as estimated.
+#[must_use = "dropping a permit keeps its charge: commit what was used, or release it"]
+pub struct Permit {
+    reservation: Option<Reservation>,
+    cost: Cost,
+    at_ms: u64,
+    limits: Vec<LimitStatus>,
+}
+
+/// What a permit needs to be settled.
+#[derive(Clone)]
+pub(crate) struct Reservation {
+    pub(crate) dispatch: Arc<Dispatch>,
+    pub(crate) org: Arc<str>,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) id: ReservationId,
+    pub(crate) made_at: u64,
+}
+
+impl Permit {
+    /// `reservation` is `None` when no limit applies, so that nothing was charged.
+    pub(crate) fn new(reservation: Option<Reservation>, cost: Cost, at_ms: u64, limits: Vec<LimitStatus>) -> Self {
+        Self { reservation, cost, at_ms, limits }
+    }
+
+    /// The store's time of the admission, in milliseconds since the epoch; of a booking, the time of its place.
+    #[must_use]
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+
+    /// The estimate that is charged.
+    #[must_use]
+    pub fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// Where each limit stood when the call was decided, in policy order.
+    #[must_use]
+    pub fn limits(&self) -> &[LimitStatus] {
+        &self.limits
+    }
+
+    /// Changes the charge to what was used, once. A resource that `actual` does not name keeps its estimate. One round trip.
+    ///
+    /// What was used above the estimate is owed: it may exceed a limit, and admits nothing until it has left the window. A commit after
+    /// a window has passed changes nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an amount out of range; otherwise the store's. The charge then stays as
+    /// estimated, or may have been settled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, it takes effect even if the future is dropped.
+    pub async fn commit(self, actual: Cost) -> Result<(), Error> {
+        actual.validate()?;
+        self.settle(Some(&actual)).instrument(telemetry::verb_span(Verb::Commit)).await
+    }
+
+    /// Gives the charge back, for a call that was not made. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// The store's. The charge may then still be there; it leaves with its window.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, it takes effect even if the future is dropped.
+    pub async fn release(self) -> Result<(), Error> {
+        self.settle(None).instrument(telemetry::verb_span(Verb::Release)).await
+    }
+
+    /// Another handle of the same reservation. Whichever settles first, settles it.
+    pub(crate) fn twin(&self) -> Self {
+        Self { reservation: self.reservation.clone(), cost: self.cost.clone(), at_ms: self.at_ms, limits: Vec::new() }
+    }
+
+    async fn settle(&self, actual: Option<&Cost>) -> Result<(), Error> {
+        let Some(reservation) = &self.reservation else { return Ok(()) };
+        let request = reservation.plan.settle_request(reservation.id, Some(reservation.made_at), actual);
+        let settled = reservation.dispatch.settle(&reservation.org, request).await;
+        telemetry::settled(match (&settled, actual) {
+            (Err(_), _) => "error",
+            (Ok(_), Some(_)) => "commit",
+            (Ok(_), None) => "release",
+        });
+        settled.map(drop)
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("cost", &self.cost).field("at_ms", &self.at_ms).finish_non_exhaustive()
+    }
+}

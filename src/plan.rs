@@ -1,0 +1,255 @@
+//! What one call asks of the store: which ledgers, how much, and which limit each figure of the answer belongs to.
+//!
+//! Invariant: a ledger appears once, whatever the number of limits on it; its place in the plan is that of its first limit in the policy.
+//! Pure: no I/O and no clock.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    calendar::{Ask, UNBOUNDED, grid},
+    cost::Cost,
+    decision::{Denial, LimitStatus, Retry},
+    error::Error,
+    policy::{Compiled, Rule},
+    resource::Resource,
+    store::{
+        AcquireRequest, Answer, AskedLedger, Ending, InspectRequest, LedgerState, ReservationId, SettleRequest,
+        SettledLedger, keyspace::LedgerKey,
+    },
+    subject::Subject,
+};
+
+/// A reservation's life is at least this long, so a ledger of a shorter window cannot carry it.
+const HOME_WINDOW_MS_MIN: u64 = 60_000;
+
+/// One call of one subject under one policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    policy: Arc<Compiled>,
+    cost: Cost,
+    ledgers: Vec<PlannedLedger>,
+    checks: Vec<Check>,
+    home: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct PlannedLedger {
+    asked: AskedLedger,
+    custom: Option<Resource>,
+}
+
+/// One rule of the policy that binds the call.
+#[derive(Clone, Copy, Debug)]
+struct Check {
+    rule: usize,
+    ledger: usize,
+    place: usize,
+}
+
+impl Plan {
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a subject or cost that is out of range, or lacks what the policy requires.
+    pub(crate) fn new(policy: Arc<Compiled>, subject: &Subject, cost: Cost) -> Result<Self, Error> {
+        subject.validate()?;
+        cost.validate()?;
+        if let Some(missing) = policy.require.iter().find(|attribute| subject.value(attribute).is_none()) {
+            return Err(Error::invalid(format!("the policy requires a subject with a {missing}")));
+        }
+        let mut plan = Self {
+            policy: Arc::clone(&policy),
+            cost,
+            ledgers: Vec::with_capacity(2),
+            checks: Vec::with_capacity(8),
+            home: None,
+        };
+        for (rule_index, rule) in policy.rules.iter().enumerate().filter(|(_, rule)| rule.applies_to(subject)) {
+            let ledger = plan.ledger_of(rule, subject);
+            plan.checks.push(Check { rule: rule_index, ledger, place: place_of(&rule.resource) });
+            plan.tighten(ledger, rule);
+        }
+        plan.home = plan.find_home();
+        Ok(plan)
+    }
+
+    fn ledger_of(&mut self, rule: &Rule, subject: &Subject) -> usize {
+        let custom = custom_of(&rule.resource);
+        let same = |check: &&Check| {
+            let other = &self.policy.rules[check.rule];
+            let same_scope = Arc::ptr_eq(&other.scope, &rule.scope) || other.scope == rule.scope;
+            other.window_ms == rule.window_ms && same_scope && custom_of(&other.resource) == custom
+        };
+        if let Some(check) = self.checks.iter().find(same) {
+            return check.ledger;
+        }
+        let scope = rule.scope.iter().map(|attribute| (&**attribute, subject.value(attribute).unwrap_or_default()));
+        let key = LedgerKey::new(rule.window_ms, custom.map(Resource::name), scope);
+        let amounts = custom.map_or_else(|| self.cost.places(), |resource| [self.cost.of(resource), 0, 0]);
+        let ask = Ask { amounts, bounds: [UNBOUNDED; 3], horizon_ms: rule.window_ms };
+        let asked = AskedLedger { key, window_ms: rule.window_ms, ask };
+        self.ledgers.push(PlannedLedger { asked, custom: custom.cloned() });
+        self.ledgers.len() - 1
+    }
+
+    /// Binds a ledger by one more rule. A cost above a smoothing rule is tested as if equal to it.
+    fn tighten(&mut self, ledger: usize, rule: &Rule) {
+        let cost = self.cost.of(&rule.resource);
+        let tested = if rule.smoothing { cost.min(rule.amount) } else { cost };
+        let Some(room) = rule.amount.checked_sub(tested).filter(|_| cost > 0) else { return };
+        let ask = &mut self.ledgers[ledger].asked.ask;
+        let bound = &mut ask.bounds[place_of(&rule.resource)];
+        *bound = (*bound).min(room);
+        // design: window x (1 + 2 x cost / limit), so that a large cost sees further and small ones cannot starve it
+        let further = 2 * u128::from(rule.window_ms) * u128::from(tested) / u128::from(rule.amount.max(1));
+        let horizon_ms = rule.window_ms.saturating_add(u64::try_from(further).unwrap_or(u64::MAX));
+        ask.horizon_ms = ask.horizon_ms.max(horizon_ms);
+    }
+
+    /// The ledger whose entries can carry the reservations: that of the narrowest scope with the longest window. One that counts no user
+    /// and no attribute of its own is shared by too many calls.
+    fn find_home(&self) -> Option<usize> {
+        let longest = self.ledgers.iter().map(|ledger| ledger.asked.window_ms).max()?;
+        let narrow = |check: &&Check| {
+            let rule = &self.policy.rules[check.rule];
+            rule.window_ms == longest && rule.scope.iter().any(|attribute| &**attribute != "model")
+        };
+        let widest_first = self.checks.iter().rev().filter(narrow);
+        let home = widest_first.max_by_key(|check| self.policy.rules[check.rule].scope.len())?;
+        (longest >= HOME_WINDOW_MS_MIN).then_some(home.ledger)
+    }
+
+    /// The first limit whose amount the cost exceeds, and how far it is over.
+    pub(crate) fn never(&self) -> Option<(usize, u64)> {
+        let over = |check: &Check| {
+            let rule = &self.policy.rules[check.rule];
+            let cost = self.cost.of(&rule.resource);
+            (cost > rule.amount && !rule.smoothing).then(|| (check.rule, cost - rule.amount))
+        };
+        self.checks.iter().find_map(over)
+    }
+
+    /// Whether no limit applies, so that there is nothing to ask.
+    pub(crate) fn is_unlimited(&self) -> bool {
+        self.checks.is_empty()
+    }
+
+    pub(crate) fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    pub(crate) fn acquire_request(&self, id: ReservationId, max_wait_ms: u64) -> AcquireRequest {
+        let ledgers = self.ledgers.iter().map(|ledger| ledger.asked.clone()).collect();
+        AcquireRequest { id, ledgers, home: self.home, max_wait_ms, moves_up: false }
+    }
+
+    /// Settles with `actual`, or gives everything back. A resource that `actual` does not name keeps its estimate.
+    pub(crate) fn settle_request(
+        &self,
+        id: ReservationId,
+        made_at: Option<u64>,
+        actual: Option<&Cost>,
+    ) -> SettleRequest {
+        let used = |resource: &Resource| {
+            actual.map_or(0, |actual| actual.named(resource).unwrap_or_else(|| self.cost.of(resource)))
+        };
+        let settled = |ledger: &PlannedLedger| {
+            let actual = match &ledger.custom {
+                Some(resource) => [used(resource), 0, 0],
+                None => [used(&Resource::Requests), used(&Resource::Tokens), used(&Resource::Images)],
+            };
+            let AskedLedger { key, window_ms, ask } = ledger.asked.clone();
+            SettledLedger { key, window_ms, estimate: ask.amounts, actual }
+        };
+        let ending = if actual.is_some() { Ending::Commit } else { Ending::Release };
+        SettleRequest { id, ending, made_at, ledgers: self.ledgers.iter().map(settled).collect(), home: self.home }
+    }
+
+    pub(crate) fn inspect_request(&self) -> InspectRequest {
+        let ledgers = self.ledgers.iter().map(|ledger| (ledger.asked.key.clone(), ledger.asked.window_ms));
+        InspectRequest { ledgers: ledgers.collect() }
+    }
+
+    /// What each ledger is asked, in the order of [`inspect_request`](Self::inspect_request).
+    pub(crate) fn asks(&self) -> impl Iterator<Item = (u64, &Ask)> {
+        self.ledgers.iter().map(|ledger| (ledger.asked.window_ms, &ledger.asked.ask))
+    }
+
+    /// Where each limit stands, in policy order.
+    pub(crate) fn statuses(&self, now: u64, ledgers: &[LedgerState]) -> Vec<LimitStatus> {
+        let status = |check: &Check| {
+            let rule = &self.policy.rules[check.rule];
+            let state = ledgers.get(check.ledger).copied().unwrap_or_default();
+            let used = state.used[check.place];
+            let reset_ms = if state.last_at == 0 { 0 } else { (state.last_at + rule.window_ms).saturating_sub(now) };
+            (!rule.smoothing).then(|| LimitStatus {
+                name: Arc::clone(&rule.name),
+                resource: rule.resource.clone(),
+                limit: rule.amount,
+                used,
+                remaining: rule.amount.saturating_sub(used),
+                window_ms: rule.window_ms,
+                reset_after: Duration::from_millis(reset_ms),
+            })
+        };
+        self.checks.iter().filter_map(status).collect()
+    }
+
+    /// The denial of a cost that exceeds a limit.
+    pub(crate) fn denial_for_ever(&self, (rule, over_by): (usize, u64), limits: Vec<LimitStatus>) -> Denial {
+        self.denial(rule, Retry::Never { over_by }, limits)
+    }
+
+    /// The denial of a cost that fits at `at`, set by the ledger `setter`.
+    pub(crate) fn denial_until(
+        &self,
+        answer: &Answer,
+        at: u64,
+        setter: usize,
+        short: &[[bool; 3]],
+        max_wait_ms: u64,
+    ) -> Denial {
+        let wait_ms = at - answer.now;
+        let window_ms = self.ledgers.get(setter).map_or(0, |ledger| ledger.asked.window_ms);
+        let horizon_ms = self.ledgers.get(setter).map_or(u64::MAX, |ledger| ledger.asked.ask.horizon_ms);
+        // a place may be promised once its time, rounded up to the grid at most, is within the horizon
+        let pause_ms = if wait_ms > horizon_ms { wait_ms - horizon_ms } else { grid(window_ms).max(1) };
+        let retry = if max_wait_ms >= wait_ms {
+            Retry::AskAgainAfter(Duration::from_millis(pause_ms))
+        } else {
+            Retry::After(Duration::from_millis(wait_ms))
+        };
+        self.denial(self.latest(short), retry, self.statuses(answer.now, &answer.ledgers))
+    }
+
+    /// Of the rules that do not fit a millisecond before the earliest time, the first in the policy; where several bind one resource of
+    /// one ledger, the tightest of them.
+    fn latest(&self, short: &[[bool; 3]]) -> usize {
+        let room = |check: &Check| {
+            let rule = &self.policy.rules[check.rule];
+            rule.amount.saturating_sub(self.cost.of(&rule.resource))
+        };
+        let bound = |check: &Check| self.ledgers[check.ledger].asked.ask.bounds[check.place];
+        let is_short = |check: &&Check| short.get(check.ledger).is_some_and(|places| places[check.place]);
+        let tightest = self.checks.iter().filter(is_short).find(|check| room(check) == bound(check));
+        tightest.or_else(|| self.checks.first()).map_or(0, |check| check.rule)
+    }
+
+    fn denial(&self, rule: usize, retry: Retry, limits: Vec<LimitStatus>) -> Denial {
+        let rule = &self.policy.rules[rule];
+        Denial { limit: Arc::clone(&rule.name), resource: rule.resource.clone(), retry, limits }
+    }
+}
+
+/// A custom resource, which has a ledger of its own.
+fn custom_of(resource: &Resource) -> Option<&Resource> {
+    matches!(resource, Resource::Custom(_)).then_some(resource)
+}
+
+/// Its place in its ledger.
+fn place_of(resource: &Resource) -> usize {
+    match resource {
+        Resource::Requests | Resource::Custom(_) => 0,
+        Resource::Tokens => 1,
+        Resource::Images => 2,
+    }
+}
