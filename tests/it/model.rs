@@ -1,0 +1,244 @@
+//! Lua equals the model: random histories run on the embedded store and on Redis, step by step, and must agree in every answer and in
+//! everything stored.
+//!
+//! `ALLOTMENT_TEST_STEPS` sets how many steps are run (default 100,000), `ALLOTMENT_TEST_SEED` the first seed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use allotment::{
+    ManualClock,
+    testing::{RawAcquire, RawAsk, RawLedger, RawSettle, RawStore, RawVerdict},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use crate::support::{ClockedServer, Server};
+
+const STEPS: u64 = 100_000;
+
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: a whole number is wanted")))
+}
+
+/// What a reservation needs to be settled.
+#[derive(Clone)]
+struct Made {
+    request: RawAcquire,
+    made_at: Option<u64>,
+    place: u64,
+}
+
+/// One history: a shape of ledgers and limits, and the reservations so far.
+struct History {
+    random: StdRng,
+    org: String,
+    clock: ManualClock,
+    memory: RawStore,
+    shapes: Vec<Vec<(RawLedger, [Option<u64>; 3])>>,
+    home: Option<usize>,
+    scale: u64,
+    pace_ms: u64,
+    made: Vec<Made>,
+}
+
+impl History {
+    fn new(seed: u64, clock: &ManualClock) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let windows: &[u64] =
+            [&[60_000, 60_000][..], &[60_000, 1_000], &[61_000, 420_000, 1_000], &[60_000], &[3_600_000, 60_000]]
+                .choose(&mut random)
+                .unwrap();
+        let users = *[1, 2, 5].choose(&mut random).unwrap();
+        let limit = *[1_u64, 5, 20, 100, 4_000, 40_000].choose(&mut random).unwrap();
+        let homeless = random.random_bool(0.3);
+        let shapes = (0..users)
+            .map(|user| {
+                let ledger = |(index, window_ms): (usize, &u64)| {
+                    let user = (index > 0 || (windows.len() == 1 && !homeless)).then(|| format!("u{user}"));
+                    RawLedger { user, window_ms: *window_ms }
+                };
+                windows.iter().enumerate().map(ledger).collect()
+            })
+            .collect::<Vec<Vec<RawLedger>>>();
+        let limits: Vec<[Option<u64>; 3]> = windows
+            .iter()
+            .map(|_| {
+                std::array::from_fn(|_| random.random_bool(0.7).then(|| (limit * random.random_range(1..4)).max(1)))
+            })
+            .collect();
+        let shapes: Vec<Vec<_>> =
+            shapes.into_iter().map(|shape| shape.into_iter().zip(limits.iter().copied()).collect()).collect();
+        let longest = windows.iter().max().copied();
+        let home = windows.iter().position(|window| Some(*window) == longest).filter(|_| !homeless);
+        let home = home.map(|home| if windows.len() > 1 && windows[1] == windows[home] { 1 } else { home });
+        let pace_ms = windows.iter().min().unwrap() / *[2, 20, 200, 2_000].choose(&mut random).unwrap();
+        let scale = *[1, 10, 100].choose(&mut random).unwrap();
+        let memory = RawStore::in_memory(clock.clone());
+        Self {
+            org: format!("m{seed}"),
+            clock: clock.clone(),
+            memory,
+            shapes,
+            home,
+            scale,
+            pace_ms: pace_ms.max(1),
+            made: Vec::new(),
+            random,
+        }
+    }
+
+    fn ledgers(&self) -> Vec<RawLedger> {
+        let all = self.shapes.iter().flatten().map(|(ledger, _)| (format!("{ledger:?}"), ledger.clone()));
+        all.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    fn id(&mut self) -> [u8; 16] {
+        let mut id: [u8; 16] = self.random.random();
+        id[..6].copy_from_slice(&self.clock.now_ms().to_be_bytes()[2..]);
+        id
+    }
+
+    fn request(&mut self) -> RawAcquire {
+        let shape = self.shapes.choose(&mut self.random).unwrap().clone();
+        let top = shape.iter().flat_map(|(_, limits)| limits).flatten().min().copied().unwrap_or(10);
+        let random = &mut self.random;
+        let amounts: [u64; 3] = std::array::from_fn(|_| {
+            if random.random_bool(0.75) { random.random_range(0..=(top / self.scale).max(1).min(top)) } else { 0 }
+        });
+        let asked = shape.into_iter().map(|(ledger, limits)| RawAsk { ledger, amounts, limits }).collect();
+        let max_wait_ms = *[0, 0, 500, 30_000, 600_000].choose(&mut self.random).unwrap();
+        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false }
+    }
+
+    /// A request as before: a repeat, or a question whether the place moved up.
+    fn repeated(&mut self) -> Option<RawAcquire> {
+        // a record lives for 60 s at least, and nobody repeats for as long
+        let recent: Vec<_> = self.made.iter().filter(|made| made.place + 60_000 > self.clock.now_ms()).collect();
+        let made = recent.choose(&mut self.random)?;
+        let mut request = made.request.clone();
+        request.moves_up = self.random.random_bool(0.7);
+        Some(request)
+    }
+
+    fn settlement(&mut self) -> Option<RawSettle> {
+        if self.made.is_empty() {
+            return None;
+        }
+        let index = self.random.random_range(0..self.made.len());
+        let made = if self.random.random_bool(0.9) { self.made.swap_remove(index) } else { self.made[index].clone() };
+        let booked = made.place > self.clock.now_ms();
+        let releases = booked || self.random.random_bool(0.3);
+        if let Some(kept) = self.made.iter_mut().find(|kept| kept.request.id == made.request.id && booked) {
+            kept.place = self.clock.now_ms();
+        }
+        let factor = *[0, 1, 1, 2].choose(&mut self.random).unwrap();
+        let charges = made.request.asked.iter().map(|asked| {
+            let actual = if releases {
+                [0; 3]
+            } else {
+                asked.amounts.map(|amount| (amount * factor).div_ceil(2) + u64::from(factor == 2))
+            };
+            (asked.ledger.clone(), asked.amounts, actual)
+        });
+        let charges = charges.collect();
+        let made_at = self.random.random_bool(0.8).then_some(made.made_at).flatten();
+        Some(RawSettle { id: made.request.id, charges, releases, made_at, home: made.request.home })
+    }
+}
+
+/// Runs one history; returns how many steps it took.
+pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> u64 {
+    let clock = &ManualClock::new();
+    let mut history = History::new(seed, clock);
+    let ledgers = history.ledgers();
+    let steps = *[60, 200, 600].choose(&mut history.random).unwrap();
+    let (mut skew, mut just_admitted, mut admitted_at) = (0, None, 0);
+    let mut before = Vec::new();
+    for step in 0..steps {
+        let pause = match history.random.random_range(0..100) {
+            0 => history.random.random_range(0..90_000),
+            1..20 => 0,
+            20..40 => 1,
+            _ => history.random.random_range(0..=history.pace_ms),
+        };
+        // the wall clock of the server may step back: the org's time must go on from where it was
+        let stepped = just_admitted.take().filter(|_| history.random.random_bool(0.02));
+        clock.advance(Duration::from_millis(if stepped.is_some() { 0 } else { pause }));
+        skew += if stepped.is_some() { history.random.random_range(1..600_000) } else { 0 };
+        if skew > 0 && clock.now_ms() - admitted_at > 60_000 {
+            // an org that nobody uses for longer than its windows forgets its clock, and has nothing left to count by it
+            return step;
+        }
+        server.set_ms(clock.now_ms() - skew);
+        let at = format!("seed {seed} step {step}");
+        let choice = if stepped.is_some() { 0 } else { history.random.random_range(0..100) };
+        let done: Box<dyn std::fmt::Debug> = match choice {
+            0..65 => {
+                let size = if history.random.random_bool(0.3) { history.random.random_range(2..20) } else { 1 };
+                let again = stepped.is_some();
+                let batch: Vec<_> = stepped
+                    .into_iter()
+                    .chain((usize::from(again)..size).map(|_| {
+                        if history.random.random_bool(0.2) { history.repeated() } else { None }
+                            .unwrap_or_else(|| history.request())
+                    }))
+                    .collect();
+                let model = history.memory.acquire(&history.org, &batch).await;
+                let lua = redis.acquire(&history.org, &batch).await;
+                for ((request, model), lua) in batch.iter().cloned().zip(model).zip(lua) {
+                    let (model, lua) = (model.unwrap(), lua.unwrap_or_else(|error| panic!("{at}: {error:?}")));
+                    assert_eq!(model, lua, "{at}: {request:?}");
+                    if let RawVerdict::Admitted { at: place } = model.verdict {
+                        let charged = request.asked[0].amounts != [0; 3] && place == model.now;
+                        admitted_at = model.now;
+                        just_admitted = charged.then(|| request.clone());
+                        if let Some(known) = history.made.iter_mut().find(|made| made.request.id == request.id) {
+                            known.place = place;
+                        } else {
+                            history.made.push(Made { request, made_at: Some(model.now), place });
+                        }
+                    }
+                }
+                Box::new(batch)
+            }
+            65..98 => {
+                let size = if history.random.random_bool(0.3) { history.random.random_range(2..20) } else { 1 };
+                let batch: Vec<_> = (0..size).filter_map(|_| history.settlement()).collect();
+                let model: Vec<_> =
+                    history.memory.settle(&history.org, &batch).await.into_iter().map(Result::unwrap).collect();
+                let lua: Vec<_> = redis
+                    .settle(&history.org, &batch)
+                    .await
+                    .into_iter()
+                    .map(|settled| settled.unwrap_or_else(|error| panic!("{at}: {error:?}")))
+                    .collect();
+                assert_eq!(model, lua, "{at}: {batch:?}");
+                Box::new(batch)
+            }
+            _ => {
+                let chosen = [ledgers.choose(&mut history.random).unwrap().clone()];
+                history.memory.reset(&history.org, &chosen).await.unwrap();
+                redis.reset(&history.org, &chosen).await.unwrap();
+                Box::new(chosen)
+            }
+        };
+        let (_, model) = history.memory.entries(&history.org, &ledgers).await.unwrap();
+        let (_, lua) = redis.entries(&history.org, &ledgers).await.unwrap();
+        assert_eq!(model, lua, "{at}: what is stored after {done:?} on {before:?}");
+        before = model;
+    }
+    steps
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lua_equals_the_model() {
+    let server = Server::with_clock().await;
+    let redis = RawStore::redis(&server.url(), Duration::from_secs(20)).unwrap();
+    let (mut seed, mut steps) = (from_env("ALLOTMENT_TEST_SEED", 1), 0);
+    let wanted = from_env("ALLOTMENT_TEST_STEPS", STEPS);
+    while steps < wanted {
+        steps += run(seed, &server, &redis).await;
+        seed += 1;
+    }
+    println!("{steps} steps, seeds up to {seed}");
+}
