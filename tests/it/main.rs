@@ -1,0 +1,21 @@
+//! The integration tests: one binary, over real Redis servers.
+
+// clippy.toml allows these in tests, but takes only functions with `#[test]` for tests, not what they call.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a failed fixture is a failed test")]
+
+mod api;
+mod bookings;
+mod corpus;
+mod exactly_once;
+mod faults;
+mod fixtures;
+mod house;
+mod layers;
+mod model;
+mod oracle;
+mod policy;
+mod purity;
+mod retry_after;
+mod scripts;
+mod skew;
+mod support;

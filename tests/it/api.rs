@@ -1,0 +1,142 @@
+//! The public surface: every item is used here, so that a removal or a rename fails.
+
+use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+
+use allotment::{
+    Acquire, Certainty, Cost, Decision, Denial, Error, ErrorKind, Limit, LimitStatus, Limiter, LimiterBuilder,
+    ManualClock, Outcome, Permit, Policy, PolicySource, Preset, Resource, Retry, RunError, Subject,
+};
+
+use crate::house::text;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+struct Customers(HashMap<String, Policy>);
+
+impl PolicySource for Customers {
+    fn policy<'a>(&'a self, org: &'a str) -> Pin<Box<dyn Future<Output = Result<Policy, Error>> + Send + 'a>> {
+        let policy = self.0.get(org).cloned().ok_or_else(|| Error::unavailable("no such customer"));
+        Box::pin(std::future::ready(policy))
+    }
+}
+
+fn alice() -> Subject {
+    Subject::org("acme").user("alice").model("gpt-image-2").attribute("tier", "free")
+}
+
+fn policy(images: u64) -> Policy {
+    Policy::new().limit(Limit::new("user").scope(["org", "user"]).images(images).window(MINUTE))
+}
+
+fn limiter(images: u64) -> (Limiter, ManualClock) {
+    let clock = ManualClock::new();
+    (Limiter::builder().policy(policy(images)).clock(clock.clone()).build().unwrap(), clock)
+}
+
+/// Whatever the crate exports is named in this file.
+#[test]
+fn every_public_item_is_used() {
+    let (exported, here) = (text("src/lib.rs"), text("tests/it/api.rs"));
+    let exported = exported.split_once("pub use crate::{").unwrap().1;
+    let names = exported.split(|c: char| !c.is_alphanumeric()).filter(|name| name.starts_with(char::is_uppercase));
+    let unused: Vec<_> = names.filter(|name| here.matches(*name).count() < 2).collect();
+    assert!(unused.is_empty(), "{unused:?}");
+}
+
+#[test]
+fn values_are_built_and_read() {
+    let subject = alice();
+    assert_eq!(
+        ["org", "user", "model", "tier"].map(|name| subject.value(name).unwrap()),
+        ["acme", "alice", "gpt-image-2", "free"]
+    );
+    assert_eq!(Subject::ID_BYTES_MAX, 256);
+    let cost = Cost::images(2).tokens(3).requests(4).amount("spend_micros", 5);
+    let resources = [Resource::Images, Resource::Tokens, Resource::Requests, Resource::Custom("spend_micros".into())];
+    assert_eq!(resources.clone().map(|resource| cost.of(&resource)), [2, 3, 4, 5]);
+    assert_eq!((Cost::AMOUNT_MAX, Cost::new()), (1 << 47, Cost::default()));
+    assert_eq!(resources.map(|resource| resource.to_string()), ["images", "tokens", "requests", "spend_micros"]);
+    assert_eq!(
+        (Resource::from("images".to_owned()).name(), String::from(Resource::Tokens)),
+        ("images", "tokens".to_owned())
+    );
+}
+
+#[test]
+fn a_policy_is_built_read_written_and_checked() {
+    let limit =
+        Limit::new("a").scope(["user"]).amount("spend_micros", 1).requests(600).tokens(3).images(4).window(MINUTE);
+    let limit = limit.margin(0.05).smooth(Duration::from_secs(1)).when("tier", "free");
+    assert_eq!((limit.name(), limit.amount_of(&Resource::Requests), limit.resources().count()), ("a", Some(600), 4));
+    assert_eq!((Limit::WINDOW_MIN.as_secs(), Limit::WINDOW_MAX.as_secs(), Limit::NAME_BYTES_MAX), (1, 31 * 86_400, 64));
+    let policy = Policy::new().limit(limit).require("user").margin(0.1);
+    policy.validate().unwrap();
+    assert_eq!(Policy::from_toml(&policy.to_toml()).unwrap(), policy);
+    assert_eq!((policy.limits().len(), Policy::LIMITS_MAX), (1, 64));
+    let preset: Preset = Policy::presets().find(|preset| preset.certainty == Certainty::Official).unwrap();
+    assert_eq!(Policy::preset(&preset.name).unwrap(), preset.policy());
+    assert!(!preset.access.is_empty() && !preset.source.is_empty());
+    assert!(Policy::presets().any(|preset| preset.certainty == Certainty::Reported));
+}
+
+#[tokio::test]
+async fn a_limiter_decides_settles_and_is_shut_down() {
+    let (limiter, clock) = limiter(2);
+    limiter.ready().await.unwrap();
+    let Outcome::Admitted(permit) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
+    assert_eq!((permit.at_ms(), permit.cost()), (clock.now_ms(), &Cost::images(1)));
+    let LimitStatus { name, resource, limit, used, remaining, window_ms, reset_after, .. } = permit.limits()[0].clone();
+    assert_eq!((&*name, resource, limit, used, remaining, window_ms), ("user", Resource::Images, 2, 1, 1, 60_000));
+    assert_eq!(reset_after, MINUTE);
+    permit.commit(Cost::images(2)).await.unwrap();
+    let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
+    assert_eq!((denial.retry_after(), denial.is_never()), (Some(MINUTE), false));
+    let Denial { limit, resource, retry, limits, .. } = denial;
+    assert_eq!((&*limit, resource, retry, limits.len()), ("user", Resource::Images, Retry::After(MINUTE), 1));
+    clock.advance(MINUTE);
+    let permit: Permit = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap();
+    permit.release().await.unwrap();
+    assert!(matches!(limiter.peek(&alice(), Cost::images(2)).await.unwrap(), Decision::Allowed(_)));
+    let Decision::Denied(denial) = limiter.peek(&alice(), Cost::images(3)).await.unwrap() else { panic!() };
+    assert_eq!(denial.retry, Retry::Never { over_by: 1 });
+    limiter.set_policy(policy(3)).unwrap();
+    assert!(matches!(limiter.peek(&alice(), Cost::images(3)).await.unwrap(), Decision::Allowed(_)));
+    limiter.reset(&alice()).await.unwrap();
+    limiter.shutdown().await;
+    assert_eq!(limiter.peek(&alice(), Cost::new()).await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn a_call_waits_in_line_or_is_run() {
+    let (limiter, _) = limiter(1);
+    let waiting: Acquire = limiter.acquire(&alice(), Cost::images(1)).max_wait(MINUTE);
+    drop(waiting.await.unwrap());
+    let error: Error = limiter.acquire(&alice(), Cost::images(1)).max_wait(Duration::ZERO).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, true));
+    assert!(error.denial().is_some_and(|denial| !matches!(denial.retry, Retry::AskAgainAfter(_))));
+    let bob = Subject::org("acme").user("bob");
+    let failed = limiter.run(&bob, Cost::images(1), |_permit| async { Err::<(), _>("down") }).await;
+    assert!(matches!(failed, Err(RunError::Call("down"))));
+    let never = limiter.run(&bob, Cost::images(2), |_permit| async { Ok::<_, Error>(()) }).await;
+    assert!(matches!(never, Err(RunError::NotAdmitted(error)) if !error.is_retryable()));
+}
+
+#[tokio::test]
+async fn a_policy_source_gives_each_org_its_own() {
+    let builder: LimiterBuilder =
+        Limiter::builder().in_memory().policies(Customers([("acme".to_owned(), policy(1))].into()));
+    let limiter = builder.policy_ttl(MINUTE).deadline(Duration::from_secs(1)).batch_max(1).build().unwrap();
+    assert!(limiter.try_acquire(&alice(), Cost::images(1)).await.is_ok());
+    limiter.forget_policy("acme").await;
+    let unknown = limiter.try_acquire(&Subject::org("other"), Cost::new()).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn a_limiter_on_redis_is_built_without_io_and_names_what_is_wrong() {
+    drop(Limiter::builder().redis("redis://192.0.2.1/").policy(policy(1)).build().unwrap());
+    let error = Limiter::builder().redis("nonsense").policy(policy(1)).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let all = [ErrorKind::Timeout, ErrorKind::Unavailable, ErrorKind::Protocol];
+    assert!(!all.contains(&error.kind()));
+}
