@@ -1,0 +1,76 @@
+//! The command line: parses, dispatches, and turns every failure into a message and an exit status.
+//!
+//! Invariant: whatever is printed about a failure has passed [`Secrets`], so that no password of an argument is in it.
+
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    bench::BenchArgs,
+    demo::{self, DemoArgs},
+    output::note_line,
+    redact::Secrets,
+};
+
+/// The exit status of a command that could not do its work: bad flags, no Redis.
+const FAILED: u8 = 2;
+
+/// Shares an upstream quota exactly among users, processes and hosts, before the call is made.
+#[derive(Parser)]
+#[command(name = "allotment", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a fleet of users against a simulated image API and shows what happened
+    ///
+    /// Exit status: 0 if every rolling window stayed within its limit and the API refused no admitted call, 1 if not, 2 if the demo could not
+    /// run, 130 after Ctrl-C. With --unlimited refusals are the point, and the status is 0.
+    Demo(Box<DemoArgs>),
+    /// Measures what a Redis can do: decisions a second, latency, and Redis CPU beside a floor of the same run
+    ///
+    /// It makes keys of its own under random names and removes them again, also after Ctrl-C.
+    Bench(BenchArgs),
+    /// Plays one process of `demo --processes`; it talks to its parent over stdin and stdout
+    #[command(hide = true)]
+    DemoProcess,
+}
+
+/// Runs the command line `args`, the program's name first.
+pub(crate) async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let secrets = Secrets::in_arguments(args.iter().map(|argument| argument.to_string_lossy()));
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error, &secrets),
+    };
+    let log = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
+    let outcome = match cli.command {
+        Command::Demo(args) => demo::run(*args).await,
+        Command::Bench(args) => args.run().await,
+        Command::DemoProcess => demo::run_child().await,
+    };
+    outcome.unwrap_or_else(|error| {
+        note_line(&format!("error: {}", secrets.redact(&format!("{error:#}"))));
+        ExitCode::from(FAILED)
+    })
+}
+
+/// Prints what clap has to say: help and version on stdout, a refusal on stderr.
+fn refused(error: &clap::Error, secrets: &Secrets) -> ExitCode {
+    if !error.use_stderr() {
+        // A reader that has gone away, as in `--help | head -1`, is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let message = error.render();
+    let message = if std::io::stderr().is_terminal() { message.ansi().to_string() } else { message.to_string() };
+    note_line(secrets.redact(&message).trim_end());
+    ExitCode::from(FAILED)
+}

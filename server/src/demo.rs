@@ -1,0 +1,175 @@
+//! `allotment demo`: a fleet of users, a simulated upstream, and a replay that judges the limiter.
+//!
+//! Invariant: the judges (the upstream and the replay) share no state and no arithmetic with the limiter they judge.
+
+mod answer;
+mod fleet;
+mod gate;
+mod load;
+mod options;
+mod oracle;
+mod policy;
+mod process;
+mod progress;
+mod report;
+mod tally;
+mod upstream;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+
+use self::{
+    fleet::{Event, Fleet, Link},
+    gate::{Gate, epoch_ms},
+    options::Play,
+    process::Processes,
+    progress::Progress,
+    report::{Report, Verdict},
+    tally::Tally,
+    upstream::LiveUpstream,
+};
+pub(crate) use self::{options::DemoArgs, process::run_child};
+use crate::output::{note_line, print_line};
+
+/// The exit status of a run that broke a promise.
+const BROKEN: u8 = 1;
+/// The exit status after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+/// How often the progress is shown anew.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// A run under way.
+struct Run {
+    work: JoinHandle<Result<()>>,
+    events: mpsc::UnboundedReceiver<Event>,
+    stop: watch::Sender<bool>,
+    start: Instant,
+    upstream: Arc<LiveUpstream>,
+}
+
+/// Runs the demo and prints its report.
+pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
+    let play = args.play()?;
+    let mut run = start(&play).await?;
+    let mut tally = Tally::new(play.scenario.load.users);
+    let interrupted_after = watch_over(&mut run, &play, &mut tally).await;
+    run.work.await??;
+
+    if tally.failed > 0 && tally.failed == tally.ended() {
+        bail!("every call failed: {}", tally.failure.unwrap_or_default());
+    }
+    ensure!(
+        tally.refused == run.upstream.refused(),
+        "the callers read {} refusals, the upstream made {}",
+        tally.refused,
+        run.upstream.refused()
+    );
+    let lasted = interrupted_after.unwrap_or(play.scenario.load.duration);
+    let report = Report::new(&play, &tally, lasted)?;
+    let text = if args.json { serde_json::to_string(&report)? } else { report::table(&report, &play, &tally) };
+    print_line(&text).context("printing the report")?;
+    if let Some(failure) = &tally.failure {
+        let Tally { failed, unsettled, .. } = &tally;
+        note_line(&format!(
+            "warning: {failed} of {} calls and {unsettled} commits failed, the first with: {failure}",
+            tally.ended()
+        ));
+    }
+    if interrupted_after.is_some() {
+        note_line(&format!("interrupted after {} s of {} s", lasted.as_secs(), play.scenario.load.duration.as_secs()));
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(match report.verdict {
+        Verdict::Broken => ExitCode::from(BROKEN),
+        Verdict::Kept | Verdict::Unlimited => ExitCode::SUCCESS,
+    })
+}
+
+/// Starts the users, here or in processes of their own.
+async fn start(play: &Play) -> Result<Run> {
+    let scenario = &play.scenario;
+    let reached = || match &scenario.redis {
+        Some(url) => format!("--redis {}", scenario.secrets().redact(url)),
+        None => "the embedded store".to_owned(),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let (events, happened) = mpsc::unbounded_channel();
+    if scenario.processes > 1 {
+        let processes = Processes::start(scenario).await.with_context(reached)?;
+        let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.speed));
+        let start_ms = Processes::start_ms();
+        let start = Instant::now() + Duration::from_millis(start_ms.saturating_sub(epoch_ms()));
+        let work = tokio::spawn(processes.run(start_ms, Arc::clone(&upstream), events, stopped));
+        return Ok(Run { work, events: happened, stop, start, upstream });
+    }
+    let gate = Gate::new(scenario).with_context(reached)?;
+    gate.ready().await.with_context(reached)?;
+    let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.speed));
+    let start = Instant::now();
+    let fleet = Fleet {
+        scenario: Arc::new(scenario.clone()),
+        gate,
+        link: Link::Here(Arc::clone(&upstream)),
+        events,
+        stop: stopped,
+        start,
+    };
+    let users = 0..scenario.load.users;
+    let work = tokio::spawn(async move {
+        fleet.run(users).await;
+        Ok(())
+    });
+    Ok(Run { work, events: happened, stop, start, upstream })
+}
+
+/// Gathers events and shows progress until the last event. When it was interrupted, the unscaled time until then.
+async fn watch_over(run: &mut Run, play: &Play, tally: &mut Tally) -> Option<Duration> {
+    let mut interruptions = interruptions();
+    let mut progress = Progress::begin(&play.scenario);
+    let mut refresh = tokio::time::interval(REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let passed = |start: Instant| start.elapsed().mul_f64(play.scenario.speed);
+    let mut interrupted_after = None;
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            count = run.events.recv_many(&mut batch, 1_024) => {
+                if count == 0 {
+                    break;
+                }
+                batch.drain(..).for_each(|event| tally.count(event));
+            }
+            _ = refresh.tick() => progress.show(passed(run.start), tally),
+            Some(()) = interruptions.recv() => {
+                if interrupted_after.is_some() {
+                    // Asked twice: somebody does not want to wait for calls under way.
+                    progress.end();
+                    std::process::exit(i32::from(INTERRUPTED));
+                }
+                interrupted_after = Some(passed(run.start).min(play.scenario.load.duration));
+                let _ = run.stop.send(true);
+            }
+        }
+    }
+    progress.show(passed(run.start), tally);
+    progress.end();
+    interrupted_after
+}
+
+/// Hears of every Ctrl-C and every polite request to end. Listens all the time: one that came between two waits would be lost.
+fn interruptions() -> mpsc::UnboundedReceiver<()> {
+    let (heard, interruptions) = mpsc::unbounded_channel();
+    #[cfg(unix)]
+    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        let heard = heard.clone();
+        tokio::spawn(async move { while terminate.recv().await.is_some() && heard.send(()).is_ok() {} });
+    }
+    tokio::spawn(async move { while tokio::signal::ctrl_c().await.is_ok() && heard.send(()).is_ok() {} });
+    interruptions
+}

@@ -1,0 +1,179 @@
+//! What a run comes to: the figures, their JSON, and the verdict.
+//!
+//! Invariant: all times are unscaled, and every figure about a window comes from the replay.
+
+mod table;
+
+use std::time::Duration;
+
+use allotment::{Resource, Subject};
+use anyhow::Result;
+use serde::{Serialize, Serializer};
+
+pub(crate) use self::table::table;
+use super::{
+    options::Play,
+    oracle::{self, Charge, Span},
+    policy::{self, Rule},
+    tally::Tally,
+    upstream::MINUTE,
+};
+
+/// The figures of a run, as `--json` prints them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) store: &'static str,
+    pub(crate) processes: usize,
+    pub(crate) seconds: u64,
+    /// Calls that came to their end, however that was.
+    pub(crate) wanted: u64,
+    pub(crate) admitted: u64,
+    /// Calls that were not admitted.
+    pub(crate) denied: u64,
+    pub(crate) upstream_refused: u64,
+    /// The time average of the share of the upstream's image quota that its rolling minute holds, from the second minute on. Refused
+    /// calls are not in it. `None` for a run of a minute or less.
+    pub(crate) quota_used: Option<f64>,
+    pub(crate) wait_ms: Waits,
+    pub(crate) limits: Vec<LimitReport>,
+    pub(crate) users: Vec<UserReport>,
+    #[serde(skip)]
+    pub(crate) verdict: Verdict,
+}
+
+/// How long admitted calls waited, in unscaled milliseconds.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Waits {
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+    pub(crate) max: u64,
+}
+
+/// The fullest window of one limit and resource. A smoothed limit has another row, with the shorter window.
+#[derive(Debug, Serialize)]
+pub(crate) struct LimitReport {
+    pub(crate) name: String,
+    #[serde(serialize_with = "by_name")]
+    pub(crate) resource: Resource,
+    /// As stated: the margin is not taken off.
+    pub(crate) amount: u64,
+    pub(crate) window_ms: u64,
+    pub(crate) fullest_window: u64,
+    #[serde(skip)]
+    pub(crate) over: bool,
+    #[serde(skip)]
+    pub(crate) rule: Rule,
+}
+
+/// How one user fared.
+#[derive(Debug, Serialize)]
+pub(crate) struct UserReport {
+    pub(crate) user: String,
+    pub(crate) wanted: u64,
+    pub(crate) admitted: u64,
+    #[serde(skip)]
+    pub(crate) served: u64,
+}
+
+/// What the exit status says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing was over and nothing was refused.
+    Kept,
+    /// A window was over its limit, or the upstream refused an admitted call.
+    Broken,
+    /// Without limits, so that nothing was promised.
+    Unlimited,
+}
+
+impl Report {
+    /// Weighs a run that lasted `lasted` of unscaled time.
+    pub(crate) fn new(play: &Play, tally: &Tally, lasted: Duration) -> Result<Self> {
+        let scenario = &play.scenario;
+        let load = &scenario.load;
+        let subjects: Vec<Subject> = (0..load.users).map(|user| load.subject(&scenario.org, user)).collect();
+        let admissions = tally.admissions();
+        let limits = policy::rules(&play.policy, scenario.speed)?.into_iter().map(|rule| {
+            let fullest = oracle::replay(&rule, &subjects, &admissions);
+            LimitReport {
+                name: rule.name.clone(),
+                resource: rule.resource.clone(),
+                amount: rule.amount,
+                window_ms: u64::try_from(rule.window.as_millis()).unwrap_or(u64::MAX),
+                fullest_window: fullest.amount,
+                over: fullest.over,
+                rule,
+            }
+        });
+        let limits: Vec<_> = limits.collect();
+        let users = tally.users.iter().enumerate().map(|(user, tally)| UserReport {
+            user: load.name(user),
+            wanted: tally.wanted,
+            admitted: tally.admitted,
+            served: tally.served,
+        });
+        let broken = tally.refused > 0 || limits.iter().any(|limit| limit.over);
+        Ok(Self {
+            store: match (&scenario.redis, scenario.unlimited) {
+                (_, true) => "none",
+                (Some(_), false) => "redis",
+                (None, false) => "memory",
+            },
+            processes: scenario.processes,
+            seconds: lasted.as_secs(),
+            wanted: tally.ended(),
+            admitted: tally.admitted.len() as u64,
+            denied: tally.denied + tally.failed,
+            upstream_refused: tally.refused,
+            quota_used: quota_used(play, tally, lasted),
+            wait_ms: waits(tally, scenario.speed),
+            limits,
+            users: users.collect(),
+            verdict: match (scenario.unlimited, broken) {
+                (true, _) => Verdict::Unlimited,
+                (false, true) => Verdict::Broken,
+                (false, false) => Verdict::Kept,
+            },
+        })
+    }
+}
+
+fn quota_used(play: &Play, tally: &Tally, lasted: Duration) -> Option<f64> {
+    let ms = |unscaled: Duration| u64::try_from(play.scenario.real(unscaled).as_millis()).unwrap_or(u64::MAX);
+    let start_ms = tally.store_start_ms()?;
+    let span = Span { from_ms: start_ms + ms(MINUTE), until_ms: start_ms + ms(lasted) };
+    let served = tally.admitted.iter().filter(|(_, admitted)| !admitted.refused);
+    let charges = served.map(|(_, admitted)| Charge { at_ms: admitted.at_ms, amount: admitted.images });
+    let fill = oracle::average_fill(charges, ms(MINUTE), span)?;
+    Some((fill / play.terms.images as f64 * 10_000.0).round() / 10_000.0)
+}
+
+fn waits(tally: &Tally, speed: f64) -> Waits {
+    let unscaled = |waited: Duration| (waited.as_secs_f64() * 1_000.0 * speed).round() as u64;
+    let mut waits: Vec<u64> = tally.admitted.iter().map(|(_, admitted)| unscaled(admitted.waited)).collect();
+    waits.sort_unstable();
+    Waits { p50: percentile(&waits, 50), p99: percentile(&waits, 99), max: percentile(&waits, 100) }
+}
+
+/// The smallest of the sorted values that `percent` of them do not exceed; 0 of none.
+fn percentile(sorted: &[u64], percent: usize) -> u64 {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+fn by_name<S: Serializer>(resource: &Resource, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(resource.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_nearest_rank() {
+        let values: Vec<u64> = (1..=200).collect();
+        assert_eq!([50, 99, 100].map(|percent| percentile(&values, percent)), [100, 198, 200]);
+        assert_eq!(percentile(&[7], 50), 7);
+        assert_eq!(percentile(&[], 99), 0);
+    }
+}

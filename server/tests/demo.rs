@@ -1,0 +1,194 @@
+//! Short runs of the demo: what it prints, what it promises, and how it ends.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy takes only the test functions themselves for tests")]
+
+use std::{
+    io::BufRead,
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Two minutes of traffic in six seconds: windows of three seconds leave room for a busy test machine.
+const SHORT: [&str; 6] = ["demo", "--json", "--seconds", "120", "--speed", "20"];
+
+fn demo(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_allotment")).args(SHORT).args(args).output().unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    let stdout = std::str::from_utf8(&output.stdout).unwrap();
+    assert_eq!(stdout.trim().lines().count(), 1, "one object and nothing else: {stdout}");
+    serde_json::from_str(stdout).unwrap_or_else(|error| panic!("{error}: {stdout}\n{}", stderr(output)))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn keys(object: &Value) -> Vec<&str> {
+    let mut keys: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// What every run under limits must come to.
+fn assert_kept(output: &Output) -> Value {
+    let report = report(output);
+    assert_eq!(output.status.code(), Some(0), "{report}\n{}", stderr(output));
+    assert_eq!(report["upstream_refused"], 0, "{report}");
+    for limit in report["limits"].as_array().unwrap() {
+        assert!(limit["fullest_window"].as_u64() <= limit["amount"].as_u64(), "{limit}");
+    }
+    let count = |key: &str| report[key].as_u64().unwrap();
+    assert_eq!(count("wanted"), count("admitted") + count("denied"), "{report}");
+    let users = report["users"].as_array().unwrap();
+    for key in ["wanted", "admitted"] {
+        assert_eq!(users.iter().map(|user| user[key].as_u64().unwrap()).sum::<u64>(), count(key));
+    }
+    assert!(report["quota_used"].as_f64().unwrap() >= 0.9, "{report}");
+    report
+}
+
+#[test]
+fn the_embedded_store_keeps_every_window_and_uses_the_quota() {
+    let report = assert_kept(&demo(&[]));
+    assert_eq!(
+        keys(&report),
+        [
+            "admitted",
+            "denied",
+            "limits",
+            "processes",
+            "quota_used",
+            "seconds",
+            "store",
+            "upstream_refused",
+            "users",
+            "wait_ms",
+            "wanted"
+        ]
+    );
+    assert_eq!(keys(&report["wait_ms"]), ["max", "p50", "p99"]);
+    assert_eq!(keys(&report["limits"][0]), ["amount", "fullest_window", "name", "resource", "window_ms"]);
+    assert_eq!(keys(&report["users"][0]), ["admitted", "user", "wanted"]);
+    assert_eq!(
+        (&report["store"], &report["processes"], &report["seconds"]),
+        (&"memory".into(), &1.into(), &120.into())
+    );
+    let images = report["limits"].as_array().unwrap().iter().find(|limit| limit["resource"] == "images").unwrap();
+    assert_eq!((&images["amount"], &images["window_ms"]), (&250.into(), &60_000.into()), "unscaled");
+    assert!(images["fullest_window"].as_u64().unwrap() > 200, "the replay saw the traffic");
+}
+
+#[test]
+fn the_same_load_without_limits_is_refused_upstream_and_exits_0() {
+    let limited = report(&demo(&["--quota", "100", "--seed", "5"]));
+    for hidden in [&[][..], &["--hidden-errors"]] {
+        let output = demo(&[&["--unlimited", "--quota", "100", "--seed", "5"], hidden].concat());
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(report["upstream_refused"].as_u64().unwrap() > 0, "{report}");
+        assert_eq!(report["wanted"], limited["wanted"], "the same seed wants the same");
+        assert_eq!(report["admitted"], report["wanted"]);
+        assert_eq!(report["store"], "none");
+        let over = |limit: &Value| limit["fullest_window"].as_u64() > limit["amount"].as_u64();
+        assert!(report["limits"].as_array().unwrap().iter().any(over), "{report}");
+    }
+}
+
+#[test]
+fn refusals_of_admitted_calls_exit_1() {
+    // The policy allows far more than the upstream does, and the upstream says so with status 200.
+    let file = std::env::temp_dir().join(format!("allotment-generous-{}.toml", std::process::id()));
+    std::fs::write(&file, "[[limit]]\nname = \"generous\"\nimages = 100_000\n").unwrap();
+    let output = demo(&["--quota", "50", "--hidden-errors", "--policy", file.to_str().unwrap()]);
+    std::fs::remove_file(file).unwrap();
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(report["upstream_refused"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(report["limits"][0]["name"], "generous");
+}
+
+#[test]
+fn the_table_is_for_people_and_the_progress_goes_to_stderr() {
+    let args = ["demo", "--seconds", "20", "--speed", "20", "--users", "3"];
+    let output = Command::new(env!("CARGO_BIN_EXE_allotment")).args(args).output().unwrap();
+    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+    for part in
+        ["250 images a minute", "wanted", "refused upstream (429)", "margin", "2.0 %", "greedy-1", "No rolling window"]
+    {
+        assert!(stdout.contains(part), "no {part:?} in {stdout}");
+    }
+    assert!(stderr(&output).contains("asked"), "{}", stderr(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_run_and_reports_what_happened() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_allotment"));
+    let demo = demo.args(["demo", "--json", "--seconds", "3600", "--speed", "10"]);
+    let mut child = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The first progress line says that the run is on. Nobody reads the others, which must not matter.
+    let mut first = String::new();
+    std::io::BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
+    // Some traffic must have passed; nothing outside tells when.
+    std::thread::sleep(Duration::from_secs(1));
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let report = report(&output);
+    assert!(report["seconds"].as_u64().unwrap() < 3_600, "{report}");
+    assert!(report["wanted"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn processes_share_one_redis_and_its_password_is_not_shown() {
+    let redis = Redis::start();
+    let output = demo(&["--redis", &redis.url(), "--processes", "3"]);
+    let report = assert_kept(&output);
+    assert_eq!((&report["store"], &report["processes"]), (&"redis".into(), &3.into()));
+    assert!(!stderr(&output).contains(Redis::PASSWORD) && !report.to_string().contains(Redis::PASSWORD));
+}
+
+/// A redis-server of this test, with a password.
+struct Redis {
+    server: Child,
+    port: u16,
+}
+
+impl Redis {
+    const PASSWORD: &str = "hunter2-secret";
+
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--requirepass", Self::PASSWORD])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("this test needs redis-server on the PATH");
+        let redis = Self { server, port };
+        let patience = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < patience, "redis-server does not answer on port {port}");
+            // Nothing but its port tells when a server is up.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        redis
+    }
+
+    fn url(&self) -> String {
+        format!("redis://:{}@127.0.0.1:{}", Self::PASSWORD, self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
