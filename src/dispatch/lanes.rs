@@ -47,9 +47,11 @@ impl<R: Send + 'static, A: Send + 'static> Lanes<R, A> {
             self.tasks.spawn(async move { lanes.call_once(&org, vec![(request, reply)]).await });
         } else if self.join(&org, request, reply) {
             self.tasks.spawn(async move {
-                while let Some(batch) = lanes.next_batch(&org) {
-                    lanes.call_once(&org, batch).await;
+                let mut broken_off = BrokenOff { lanes, org, armed: true };
+                while let Some(batch) = broken_off.lanes.next_batch(&broken_off.org) {
+                    broken_off.lanes.call_once(&broken_off.org, batch).await;
                 }
+                broken_off.armed = false;
             });
         }
         answer.await.unwrap_or_else(|_| {
@@ -97,11 +99,65 @@ impl<R: Send + 'static, A: Send + 'static> Lanes<R, A> {
     }
 }
 
+/// Ends a lane whose task is dropped in mid-call, as by the end of its runtime: who waits gets an error, and the next request starts it anew.
+struct BrokenOff<R, A> {
+    lanes: Arc<Lanes<R, A>>,
+    org: Arc<str>,
+    armed: bool,
+}
+
+impl<R, A> Drop for BrokenOff<R, A> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.lanes.by_org.lock().remove(&self.org);
+        }
+    }
+}
+
 impl<R, A> fmt::Debug for Lanes<R, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lanes")
             .field("orgs", &self.by_org.lock().len())
             .field("batch_max", &self.batch_max)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_lane_whose_runtime_ended_in_mid_call_starts_anew() {
+        let stuck = Arc::new(AtomicBool::new(true));
+        let is_stuck = Arc::clone(&stuck);
+        let call = move |_org, requests: Vec<u32>| {
+            let is_stuck = is_stuck.load(Ordering::SeqCst);
+            async move {
+                if is_stuck {
+                    std::future::pending::<()>().await;
+                }
+                requests.into_iter().map(Ok).collect()
+            }
+        };
+        let lanes = Lanes::new(call, 64, TaskTracker::new());
+        let org: Arc<str> = "acme".into();
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+
+        let first = runtime();
+        let (sender, its_org) = (Arc::clone(&lanes), Arc::clone(&org));
+        first.spawn(async move { sender.send(&its_org, 1).await });
+        first.block_on(async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert!(lanes.by_org.lock().contains_key(&org), "the first call is under way");
+        drop(first);
+
+        stuck.store(false, Ordering::SeqCst);
+        assert_eq!(runtime().block_on(lanes.send(&org, 2)).unwrap(), 2);
     }
 }

@@ -159,7 +159,7 @@ impl Waiting<'_> {
                 continue;
             }
             clock.sleep(wait_until(ask_ms, now_ms)).await;
-            ask_ms = clock.now_ms() + if confirmed { pace_ms } else { PACE_MS_MIN };
+            ask_ms = clock.now_ms() + pace_ms;
             let mut request = self.asking.plan.acquire_request(self.asking.id, u64::MAX >> 16);
             request.moves_up = true;
             match self.asking.dispatch.acquire(&self.asking.org, request).await {
@@ -174,7 +174,11 @@ impl Waiting<'_> {
                     permit = self.asking.permit(&answer, place, self.made_at);
                 }
                 Ok(_) => return Ok(None),
-                Err(error) if error.is_retryable() => confirmed = false,
+                Err(error) if error.is_retryable() => {
+                    confirmed = false;
+                    // nobody starts on a place that is not known, so it is asked for again soon, whatever the pace
+                    ask_ms = clock.now_ms() + PACE_MS_MIN;
+                }
                 Err(error) => return Err(error),
             }
         }
