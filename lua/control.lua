@@ -12,12 +12,12 @@
 use_records()
 use_logs()
 for k = 1, ledgers do
-  if summary[k] == false then
+  if broken and broken[k] then
     return redis.error_reply('ALLOTFORMAT ledger')
   end
 end
 for k = 1, ledgers do
-  if summary[k] then
+  if quiet[k] or logs[k] then
     reset_log(open_log(k))
   end
 end

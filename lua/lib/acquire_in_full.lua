@@ -29,7 +29,7 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
       carrier = asks[j]
     end
   end
-  local record, broken = find_record(home > 0 and carrier.log, records_key, id)
+  local record, broken = find_record(home > 0 and carrier.log, records_key, id, life)
   if broken then
     return CORRUPT
   end
@@ -42,8 +42,7 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
     if state == STATE_RELEASED then
       return RELEASED, record[2], 0, asks
     end
-    local was_reset = record[2] <= carrier.log.reset_at
-    if state == STATE_OPEN and not was_reset and (record[4] ~= carrier[2] or record[5] ~= carrier[3] or record[6] ~= carrier[4]) then
+    if state == STATE_OPEN and (record[4] ~= carrier[2] or record[5] ~= carrier[3] or record[6] ~= carrier[4]) then
       return MISMATCH, record[2], 0, asks
     end
     place = record[2]
@@ -87,7 +86,7 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
     fold(ask.log)
   end
   if not carried then
-    keep_record(records_key, id, place, STATE_OPEN, carrier[2], carrier[3], carrier[4], life)
+    keep_record(home > 0 and carrier.log, records_key, id, place, STATE_OPEN, carrier[2], carrier[3], carrier[4], life)
   end
   if place > last_place then
     last_place = place

@@ -12,10 +12,8 @@
 --   closed     no three neighbours of the past can be folded
 --   records    of a quiet ledger: { id, time, state, three amounts } each, by time
 --   from       entries from this one on are not as the key has them; `cut` bytes of what the key has come before the first entry
+--   wide       an amount is too large for a record
 --   changed    there is something to write
-
-local OPEN = 0
-local PARTS, KEEP, BOOKED_MAX = 64, 32, 128
 
 local open_log, put, fold, take_back, restore, settle_log, reset_log
 
@@ -50,7 +48,7 @@ local function use_logs()
         live[x - gone * 4] = F[x]
       end
       log.F, log.n = live, n - gone
-      log.cut, log.from = log.cut + gone * 24, max(1, log.from - gone)
+      log.cut, log.from = log.cut + gone * ENTRY_SIZE, max(1, log.from - gone)
     end
     if gone > 0 or past > log.past or log.used[1] >= TOTAL_MAX or log.used[2] >= TOTAL_MAX or log.used[3] >= TOTAL_MAX then
       log.past = past - gone
@@ -96,23 +94,26 @@ local function use_logs()
 
   -- The log of ledger k, opened at now; nil if the key holds something else.
   function open_log(k)
-    local s = summary[k]
-    if s == false then
+    if broken and broken[k] then
       return nil
     end
-    if s and s[KIND] == OPEN then
-      return s.log
+    opened = opened or {}
+    if opened[k] then
+      return opened[k]
     end
+    local s, raw = logs[k], quiet[k]
     local log = {
       k = k, window = window[k], n = 0, past = 0, F = {}, used = { 0, 0, 0 }, closed = false, from = 1, cut = 0, stored = '',
-      changed = false, reset_at = 0, born_at = now, expires_at = 0, frozen = '', frozen_until = 0, records = nil,
+      changed = changed[k] and true or false, reset_at = 0, born_at = now, expires_at = 0, frozen = '', frozen_until = 0, records = nil,
     }
-    if not s then
-      log.fresh = true
-    elseif s[KIND] == QUIET then
-      local raw, records, reset_at = s[RAW], {}, s[RESET]
-      for i = 1, s[COUNT] do
-        local id, stamp, a1, a2, a3 = read(RECORD, raw, i * RECORD_SIZE - RECORD_SIZE + 1)
+    if raw then
+      local records, patch = {}, patched and patched[k]
+      if patch then
+        raw = sub(raw, 1, patch[1]) .. patch[2] .. sub(raw, patch[1] + #patch[2] + 1, -TRAILER_SIZE - 1) .. patch[3] .. sub(raw, -8)
+        log.changed = true
+      end
+      for x = 1, #raw - TRAILER_SIZE, RECORD_SIZE do
+        local id, stamp, a1, a2, a3 = read(RECORD, raw, x)
         local state = stamp % 4
         local at = (stamp - state) / 4
         if at + log.window > now then
@@ -123,51 +124,56 @@ local function use_logs()
         end
       end
       -- the past of a quiet ledger is what it had seen; its log is small enough to count anew
-      log.records, log.born_at, log.reset_at = records, 0, reset_at
-    else
-      local raw, tail = call('GET', KEYS[k + 1]), s[TAIL]
-      if s.appended then
-        raw = sub(raw, 1, tail - 48) .. s.appended
+      log.records, log.born_at = records, 0
+    elseif s then
+      raw = call('GET', keys[k + 1])
+      local frozen, past, booked
+      log.reset_at, log.born_at, log.expires_at, log.frozen_until, frozen, past, booked = read(COLD, raw, s[TAIL] + 1)
+      log.cut = frozen * RECORD_SIZE
+      log.frozen, log.stored = sub(raw, 1, log.cut), raw
+      local stored = past + booked
+      if s[ADDED] then
+        past, booked, stored = s[PAST], s[BOOKED], s[KEPT]
       end
-      for i = 1, s.edits and #s.edits or 0, 2 do
-        raw = sub(raw, 1, s.edits[i]) .. s.edits[i + 1] .. sub(raw, s.edits[i] + 25)
-      end
-      local expires_at, frozen, past, booked
-      log.reset_at, log.born_at, expires_at, log.frozen_until, frozen, past, booked = read(COLD, raw, tail + 1)
-      log.expires_at = expires_at
-      log.frozen = sub(raw, 1, frozen * RECORD_SIZE)
-      log.stored, log.cut = raw, frozen * RECORD_SIZE
       log.n, log.past = past + booked, past
-      log.F = { read('<' .. rep('I6I6I6I6', log.n), raw, log.cut + 1) }
-      log.F[log.n * 4 + 1] = nil
-      log.from = log.n + 1
+      local F = { read('<' .. rep('I6I6I6I6', stored), raw, log.cut + 1) }
+      F[stored * 4 + 1] = nil
+      log.F, log.from = F, stored + 1
+      for i, value in ipairs(s[ADDED] or {}) do
+        F[stored * 4 + i] = value
+      end
+      for i, e in pairs(s[EDITS] or {}) do
+        local x = i * 4 - 3
+        F[x], F[x + 1], F[x + 2], F[x + 3] = e[1], e[2], e[3], e[4]
+        log.from = min(log.from, i)
+      end
       if past > 0 then
         local x = past * 4 - 3
-        log.F[x], log.F[x + 1], log.F[x + 2], log.F[x + 3] = s[NEWEST], s[NEWEST + 1], s[NEWEST + 2], s[NEWEST + 3]
-        log.from = past
+        F[x], F[x + 1], F[x + 2], F[x + 3] = s[NEWEST], s[NEWEST + 1], s[NEWEST + 2], s[NEWEST + 3]
+        log.from = min(log.from, past)
       end
       log.used = { s[1], s[2], s[3] }
       log.closed = past >= KEEP and s[MERGE] > 0
-      log.peak, log.calm_until = { s[PEAK], s[PEAK + 1], s[PEAK + 2] }, s[CALM]
       log.changed = s[DIRTY]
       if log.frozen_until <= now then
         log.frozen = ''
       end
-    end
-    if s and s[DIRTY] then
-      log.changed = true
+    else
+      log.fresh = true
     end
     advance(log)
     if log.records then
       recount(log)
     end
-    summary[k] = { 0, 0, 0, now, 0, 0, OPEN, false, false, log = log }
+    opened[k] = log
     return log
   end
 
   -- Above KEEP past times, no three neighbours may lie within a 64th of the window: the middle one joins the later one.
   function fold(log)
     if log.past <= KEEP then
+      -- so few may lie as near as they like
+      log.closed = false
       return
     end
     local F, middle = log.F, log.closed and log.past - 1 or 2
@@ -194,7 +200,7 @@ local function use_logs()
     log.fresh = nil
     local carried = false
     if log.records then
-      if #log.records >= RECORDS_MAX then
+      if #log.records >= RECORDS_MAX or max(a1, a2, a3) > NARROW_MAX then
         turn_into_log(log)
       else
         insert_record(log, { id or NO_ID, at, id and STATE_OPEN or STATE_COMMITTED, a1, a2, a3 })
@@ -203,7 +209,6 @@ local function use_logs()
     end
     if a1 + a2 + a3 > 0 then
       put_entry(log, at, a1, a2, a3)
-      log.peak = nil
       if at <= now then
         local used = log.used
         used[1], used[2], used[3] = used[1] + a1, used[2] + a2, used[3] + a3
@@ -259,7 +264,7 @@ local function use_logs()
     if d1 == 0 and d2 == 0 and d3 == 0 then
       return
     end
-    log.changed, log.peak = true, nil
+    log.changed = true
     local F, i = log.F, log.n + 1
     while i > 1 and F[i * 4 - 7] >= at do
       i = i - 1
@@ -289,11 +294,13 @@ local function use_logs()
     end
     if r then
       r[4], r[5], r[6] = a[1], a[2], a[3]
+      log.wide = log.wide or max(a[1], a[2], a[3]) > NARROW_MAX
     elseif log.records then
       -- an entry of nobody's, made by a request that carries its reservation elsewhere
       for _, other in ipairs(log.records) do
         if other[1] == NO_ID and other[2] == at and other[4] >= e[1] and other[5] >= e[2] and other[6] >= e[3] then
           other[4], other[5], other[6] = other[4] + d1, other[5] + d2, other[6] + d3
+          log.wide = log.wide or max(other[4], other[5], other[6]) > NARROW_MAX
           break
         end
       end
@@ -308,21 +315,23 @@ local function use_logs()
     for _ = 1, log.past do
       drop_entry(log, 1)
     end
-    for _, r in ipairs(log.records or {}) do
-      if r[2] <= now then
-        r[4], r[5], r[6] = 0, 0, 0
-      end
+    if log.records then
+      -- a quiet ledger has no place for the time of a reset
+      turn_into_log(log)
     end
-    log.used, log.reset_at, log.changed, log.peak = { 0, 0, 0 }, now, true, nil
+    log.used, log.reset_at, log.changed = { 0, 0, 0 }, now, true
   end
 
   -- Writes a log back. Nothing here can fail: the key has been read, and holds a string or nothing.
   function close_log(log)
     local F, n, past, w = log.F, log.n, log.past, log.window
-    local key, used = KEYS[log.k + 1], log.used
+    local key, used = keys[log.k + 1], log.used
     local last_at = n > 0 and F[n * 4 - 3] or 0
     local first_at = n > 0 and F[1] or now
     local u1, u2, u3 = min(used[1], TOTAL_MAX), min(used[2], TOTAL_MAX), min(used[3], TOTAL_MAX)
+    if log.wide then
+      turn_into_log(log)
+    end
     if log.records then
       local out, records = {}, log.records
       local count = #records
@@ -331,19 +340,18 @@ local function use_logs()
         out[i] = pack(RECORD, r[1], r[2] * 4 + r[3], r[4], r[5], r[6])
         last_at = max(last_at, r[2])
       end
-      out[count + 1] = pack(TRAILER, min(u1, ENTRY_MAX), min(u2, ENTRY_MAX), min(u3, ENTRY_MAX), now, log.reset_at,
-        n > past and count + 128 or count, QUIET)
+      out[count + 1] = pack(TRAILER, u1, u2, u3, n > past and count + 128 or count, now, QUIET)
       local life = max(last_at, now) + max(w * 1.25, 75000) - now
       call('SET', key, table.concat(out), 'PX', format('%.0f', ceil(life)))
       return
     end
     local expires_at = max(last_at, now) + ceil(max(w * 1.25, 75000))
     local calm_until = first_at + w
-    local p1, p2, p3 = 0, 0, 0
+    local p1, p2, p3, s1, s2, s3, low, joins = 0, 0, 0, used[1], used[2], used[3], 1, true
     if n > past then
+      -- what the windows that end at booked times hold: the fullest of those within a window of now, and that of the last
       calm_until = min(calm_until, F[past * 4 + 1])
-      local i, low, s1, s2, s3 = past + 1, 1, used[1], used[2], used[3]
-      while i <= n and F[i * 4 - 3] < now + w do
+      for i = past + 1, n do
         local x = i * 4 - 3
         local from = F[x] - w
         while F[low] <= from do
@@ -351,15 +359,18 @@ local function use_logs()
           low = low + 4
         end
         s1, s2, s3 = s1 + F[x + 1], s2 + F[x + 2], s3 + F[x + 3]
-        p1, p2, p3 = max(p1, s1), max(p2, s2), max(p3, s3)
-        i = i + 1
-      end
-      if i <= n then
-        calm_until = min(calm_until, F[i * 4 - 3] - w + 1)
+        if from < now then
+          p1, p2, p3 = max(p1, s1), max(p2, s2), max(p3, s3)
+          -- a time that joins the newest entry would bring it into this window
+          joins = joins and (past == 0 or from < F[past * 4 - 3])
+        else
+          calm_until = min(calm_until, from + 1)
+        end
       end
     end
-    if u1 >= TOTAL_MAX or u2 >= TOTAL_MAX or u3 >= TOTAL_MAX or p1 >= TOTAL_MAX or p2 >= TOTAL_MAX or p3 >= TOTAL_MAX then
-      calm_until, p1, p2, p3 = 0, 0, 0, 0
+    if max(u1, u2, u3, p1, p2, p3) > ENTRY_MAX or max(s1, s2, s3) > ENTRY_MAX then
+      -- sums that are not exact any more, or too large to compare with any bound
+      calm_until, p1, p2, p3, s1, s2, s3 = 0, 0, 0, 0, 0, 0, 0
     end
     local newest_at, newest1, newest2, newest3, merge_until = 0, 0, 0, 0, 0
     if past > 0 then
@@ -367,20 +378,19 @@ local function use_logs()
       newest_at, newest1, newest2, newest3 = F[x], F[x + 1], F[x + 2], F[x + 3]
       if past < KEEP then
         merge_until = newest_at + 1
-      elseif log.closed then
+      elseif log.closed and joins then
         merge_until = F[x - 4] + ceil(w / PARTS)
       end
     end
-    local parts = { log.frozen, sub(log.stored, log.cut + 1, log.cut + (log.from - 1) * 24) }
+    local parts = { log.frozen, sub(log.stored, log.cut + 1, log.cut + (log.from - 1) * ENTRY_SIZE) }
     for i = log.from, n do
       local x = i * 4 - 3
-      parts[#parts + 1] = pack('<I6I6I6I6', F[x], F[x + 1], F[x + 2], F[x + 3])
+      parts[#parts + 1] = pack(ENTRY, F[x], F[x + 1], F[x + 2], F[x + 3])
     end
-    local frozen = #log.frozen / RECORD_SIZE
-    local tail_at = #log.frozen + n * 24
-    parts[#parts + 1] = pack(COLD, log.reset_at, log.born_at, expires_at, log.frozen_until, frozen, past, n - past)
-    parts[#parts + 1] = pack(HOT, u1, u2, u3, p1, p2, p3, newest_at, newest1, newest2, newest3, now, calm_until, merge_until,
-      last_at, tail_at, frozen > 0 and LOG_FROZEN or LOG)
+    parts[#parts + 1] = pack(COLD, log.reset_at, log.born_at, expires_at, log.frozen_until, #log.frozen / RECORD_SIZE, past, n - past)
+    parts[#parts + 1] = pack(LINE, p1, p2, p3, s1, s2, s3, (low + 3) / 4)
+    parts[#parts + 1] = pack(HOT, u1, u2, u3, newest_at, newest1, newest2, newest3, calm_until, merge_until, last_at,
+      #log.frozen + n * ENTRY_SIZE, now, LOG)
     call('SET', key, table.concat(parts), 'PX', format('%.0f', expires_at - now))
   end
 end

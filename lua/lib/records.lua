@@ -9,10 +9,23 @@ local NO_ID = rep('\0', 16)
 local keep_record, find_record, insert_record, end_record, leave_tombstone, turn_into_log
 
 local function use_records()
-  local insert, remove = table.insert, table.remove
+  local insert, remove, min = table.insert, table.remove, math.min
 
-  -- Remembers a reservation that no ledger carries.
-  function keep_record(records_key, id, at, state, a1, a2, a3, life)
+  -- Where among the frozen records of a log `id` is; nil if nowhere.
+  local function frozen_at(log, id)
+    local at = find(log.frozen, id, 1, true)
+    while at and at % RECORD_SIZE ~= 1 do
+      at = find(log.frozen, id, at + 1, true)
+    end
+    return at
+  end
+
+  -- Remembers a reservation that no ledger carries, or none any more.
+  function keep_record(log, records_key, id, at, state, a1, a2, a3, life)
+    local frozen = log and frozen_at(log, id)
+    if frozen then
+      log.frozen, log.changed = sub(log.frozen, 1, frozen - 1) .. NO_ID .. sub(log.frozen, frozen + 16), true
+    end
     if not recorded then
       recorded, recorded_in, lasts_until = {}, {}, {}
     end
@@ -24,11 +37,12 @@ local function use_records()
     end
   end
 
-  -- A quiet ledger that got too many reservations is a log from now on; the reservations stay in front until they have expired.
+  -- A quiet ledger that got too many reservations, or too large a one, is a log from now on; the reservations stay in front until they have
+  -- expired.
   function turn_into_log(log)
     local frozen = {}
     for i, r in ipairs(log.records) do
-      frozen[i] = pack(RECORD, r[1], r[2] * 4 + r[3], r[4], r[5], r[6])
+      frozen[i] = pack(RECORD, r[1], r[2] * 4 + r[3], min(r[4], NARROW_MAX), min(r[5], NARROW_MAX), min(r[6], NARROW_MAX))
     end
     local last = log.records[#log.records]
     log.frozen, log.frozen_until = table.concat(frozen), (last and last[2] or 0) + log.window
@@ -61,8 +75,9 @@ local function use_records()
     end
   end
 
-  -- The reservation `id`: { id, place, state, three amounts, carried by the log }, or nil; and whether its hash holds something else.
-  function find_record(log, records_key, id)
+  -- The reservation `id`: { id, place, state, three amounts }, or nil; and whether its hash holds something else. What its hash has from
+  -- before `life` is as good as gone.
+  function find_record(log, records_key, id, life)
     if log and log.records then
       for _, r in ipairs(log.records) do
         if r[1] == id then
@@ -74,20 +89,20 @@ local function use_records()
     if recorded and recorded[id] then
       return recorded[id]
     end
-    local raw = try('HGET', KEYS[records_key], id)
+    local raw = try('HGET', keys[records_key], id)
     if type(raw) == 'table' then
       return nil, true
     end
     if raw then
       local stamp, a1, a2, a3 = read('<I6I6I6I6', raw)
-      return { id, (stamp - stamp % 4) / 4, stamp % 4, a1, a2, a3 }
+      local at = (stamp - stamp % 4) / 4
+      if at + life > now then
+        return { id, at, stamp % 4, a1, a2, a3 }
+      end
     end
-    local at = log and find(log.frozen, id, 1, true)
-    while at and at % RECORD_SIZE ~= 1 do
-      at = find(log.frozen, id, at + 1, true)
-    end
-    if at then
-      local _, stamp, a1, a2, a3 = read(RECORD, log.frozen, at)
+    local frozen = log and frozen_at(log, id)
+    if frozen then
+      local _, stamp, a1, a2, a3 = read(RECORD, log.frozen, frozen)
       return { id, (stamp - stamp % 4) / 4, stamp % 4, a1, a2, a3 }
     end
   end

@@ -25,7 +25,7 @@ local function settle(id, ending, made_at, home, records_key, count, from)
     end
   end
   local log = home > 0 and carrier[1]
-  local record, broken = find_record(log, records_key, id)
+  local record, broken = find_record(log, records_key, id, life)
   if broken then
     return CORRUPT
   end
@@ -35,7 +35,7 @@ local function settle(id, ending, made_at, home, records_key, count, from)
   if not record then
     if ending ~= COMMIT then
       if not (log and leave_tombstone(log, id)) then
-        keep_record(records_key, id, now, STATE_RELEASED, 0, 0, 0, life)
+        keep_record(log, records_key, id, now, STATE_RELEASED, 0, 0, 0, life)
       end
       if now > last_place then
         last_place = now
@@ -54,7 +54,7 @@ local function settle(id, ending, made_at, home, records_key, count, from)
   if carried then
     end_record(log, record, ended, since)
   else
-    keep_record(records_key, id, since, ended, record[4], record[5], record[6], life)
+    keep_record(log, records_key, id, since, ended, record[4], record[5], record[6], life)
   end
   for j = 1, count do
     local charge = charges[j]

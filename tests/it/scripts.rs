@@ -9,7 +9,7 @@ const FIELDS: &[&str] = &["KEYS", "ARGV", "RETURNS", "COST", "TTL", "PRE", "MODE
 const BANNED: &[&str] =
     &["'KEYS'", "SCAN", "cjson", "cmsgpack", "loadstring", "dofile", "tostring", "setfenv", "_G", "unpack(KEYS"];
 /// What is text already wherever it is passed to Redis.
-const TEXTS: &[&str] = &["key", "id", "raw", "value", "hot"];
+const TEXTS: &[&str] = &["key", "id", "raw", "value", "record", "sums"];
 
 fn files() -> Vec<PathBuf> {
     sources(&["lua"], "lua")
@@ -77,7 +77,9 @@ fn a_number_as_text_by_luas_own_rules_is_found() {
 fn scripts_write_no_globals() {
     let parts: String = files().iter().filter(|path| is_part(path)).map(text).collect();
     for path in files() {
+        let loop_of = |part: &str| if path.ends_with(part) { text("lua/acquire.lua") } else { String::new() };
         let known = if path.ends_with("inspect.lua") { String::new() } else { parts.clone() };
+        let known = known + &loop_of("lib/room.lua") + &loop_of("lib/charge.lua");
         assert_eq!(globals(&known, &text(&path)), BTreeSet::new(), "{}", path.display());
     }
 }
@@ -158,7 +160,7 @@ fn unformatted(source: &str) -> Vec<String> {
                 let plain = plain.trim();
                 let is_name = plain.chars().all(|c| c.is_alphanumeric() || c == '_');
                 let built = argument.contains("format(") || argument.contains("pack(") || argument.contains("concat(");
-                let known = argument.contains("''") || plain == "KEYS" || TEXTS.contains(&plain);
+                let known = argument.contains("''") || plain == "KEYS" || plain == "keys" || TEXTS.contains(&plain);
                 let arithmetic = plain.contains(['+', '-', '*', '/']);
                 if arithmetic || !(built || known || !is_name) {
                     found.push(argument.trim().to_owned());

@@ -23,8 +23,8 @@ use super::{
 const WINDOW: Duration = Duration::from_secs(16);
 /// Entries in the window: just below the number where neighbours are folded together.
 const ENTRIES: u64 = 124;
-/// Images of one entry.
-const UNIT: u64 = 1_000_000_000;
+/// Images of one entry: as many as leave the costs below what a record of a quiet ledger holds, 2^32.
+const UNIT: u64 = 40_000_000;
 /// Places that are booked.
 const PLACES: usize = 60;
 /// Images of a place: it does not fit while a single entry is missing, and all places start within a window.

@@ -85,21 +85,21 @@ fn entries(stored: &[u8]) -> Result<Vec<Entry>, Error> {
     let tail = |size| stored.len().checked_sub(size).ok_or_else(|| unreadable("a ledger is too short"));
     match kind {
         b'Q' => {
-            let mut reader = Reader(&stored[..tail(32)?]);
+            let mut reader = Reader(&stored[..tail(26)?]);
             while !reader.0.is_empty() {
-                let (_id, stamp, amounts) = (reader.bytes(16)?, reader.number(6)?, reader.amounts(6)?);
+                let (_id, stamp, amounts) = (reader.bytes(16)?, reader.number(6)?, reader.amounts(4)?);
                 put(&mut entries, Entry { at: stamp / 4, amounts });
             }
         }
-        b'L' | b'F' => {
-            let mut cold = Reader(&stored[tail(124)?..]);
+        b'L' => {
+            let mut cold = Reader(&stored[tail(147)?..]);
             let (_reset, _born, _expires, _frozen_until) =
                 (cold.number(6)?, cold.number(6)?, cold.number(6)?, cold.number(6)?);
             let (frozen, past, booked) = (cold.number(1)?, cold.number(2)?, cold.number(2)?);
-            let _sums = cold.bytes(42)?;
+            let (_line, _sums) = (cold.bytes(44)?, cold.bytes(21)?);
             let newest = Entry { at: cold.number(6)?, amounts: cold.amounts(6)? };
-            let mut reader = Reader(&stored[..tail(124)?]);
-            let _frozen = reader.bytes(usize::try_from(frozen).unwrap_or(usize::MAX).saturating_mul(40))?;
+            let mut reader = Reader(&stored[..tail(147)?]);
+            let _frozen = reader.bytes(usize::try_from(frozen).unwrap_or(usize::MAX).saturating_mul(34))?;
             for index in 1..=past + booked {
                 let entry = Entry { at: reader.number(6)?, amounts: reader.amounts(6)? };
                 put(&mut entries, if index == past { newest } else { entry });

@@ -19,18 +19,14 @@ pub(crate) struct Script {
     digest: OnceLock<String>,
 }
 
-/// The parts of a script as one text. `log_part`: how many bytes at the end of a log are read at once, its tail and some entries. The parts
-/// after `rest` are reached only if the ones before left a request unanswered.
+/// The parts of a script as one text. The parts after `rest` are reached only if the ones before left a request unanswered.
 macro_rules! text {
     ($($part:literal),+) => {
         concat!($(include_str!(concat!("../../../lua/", $part)), "\n"),+)
     };
-    (log_part $log_part:literal, $($part:literal),+) => {
-        concat!("local LOG_PART = '-", $log_part, "'\n", text!($($part),+))
-    };
-    (log_part $log_part:literal, $usual:literal, rest $($rest:literal),+) => {
+    ($($usual:literal),+, rest $($rest:literal),+) => {
         concat!(
-            text!(log_part $log_part, "lib/read.lua", $usual),
+            text!("lib/read.lua", $($usual),+),
             "if answered == requests then\n",
             text!("lib/write.lua"),
             "end\n",
@@ -45,10 +41,10 @@ macro_rules! script {
     };
 }
 
-static ACQUIRE: Script = script!(log_part 148, "acquire.lua", rest "lib/line.lua", "lib/acquire_in_full.lua");
-static SETTLE: Script = script!(log_part 508, "settle.lua", rest "lib/settle_in_full.lua");
-static CONTROL: Script =
-    script!(log_part 148, "lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
+static ACQUIRE: Script =
+    script!("acquire.lua", "lib/room.lua", "lib/charge.lua", rest "lib/line.lua", "lib/acquire_in_full.lua");
+static SETTLE: Script = script!("settle.lua", rest "lib/settle_in_full.lua");
+static CONTROL: Script = script!("lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
 pub(crate) static INSPECT: Script = script!("inspect.lua");
 
 /// The scripts that a store calls.
