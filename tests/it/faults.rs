@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is wrong, what the scripts say, and what they say then.
-const FAULTS: [(&str, &str, &str); 16] = [
+const FAULTS: [(&str, &str, &str); 28] = [
     (
         "the fold bound is a 63rd of the window",
         "(F[x + 4] - F[x - 4]) * PARTS < log.window",
@@ -48,6 +48,51 @@ const FAULTS: [(&str, &str, &str); 16] = [
     ),
     ("an early release leaves no tombstone", "if not (log and leave_tombstone(log, id)) then", "if false then"),
     ("what is owed is forgotten", "if d1 + d2 + d3 > 0 then", "if false then"),
+    ("a record of when the ledger was quiet is not looked for", "local at = find(log.frozen, id, 1, true)", "local at"),
+    (
+        "a time joins the newest entry too late",
+        "merge_until = F[x - 4] + ceil(w / PARTS)",
+        "merge_until = F[x] + ceil(w / PARTS)",
+    ),
+    // what is answered by summaries
+    ("a record leaves 1 ms too late", "local alive = (now - window[k] + 1) * 4", "local alive = (now - window[k]) * 4"),
+    (
+        "an entry that the window of an earlier booking holds is left out",
+        "u1, u2, u3, i = u1 + h1, u2 + h2, u3 + h3, i - 1",
+        "i = i - 1",
+    ),
+    (
+        "a place by summaries is 1 ms beside the grid",
+        "math.ceil(exact / step) * step",
+        "math.ceil(exact / step) * step + 1",
+    ),
+    ("the horizon binds nobody by summaries", "or place - now > horizon then", "then"),
+    (
+        "a booking between others does not raise the peak",
+        "p1, p2, p3 = math.max(p1, s[1]) + a1, math.max(p2, s[2]) + a2, math.max(p3, s[3]) + a3",
+        "",
+    ),
+    (
+        "what is charged now is not held by the window of the last booking",
+        "s[AHEAD], s[AHEAD + 1], s[AHEAD + 2] = s[AHEAD] + a1, s[AHEAD + 1] + a2, s[AHEAD + 2] + a3",
+        "",
+    ),
+    (
+        "a settlement by summaries changes the entry after its own",
+        "read('<I6', block, (i - block_from) * 24 + 1) < at do",
+        "read('<I6', block, (i - block_from) * 24 + 1) <= at do",
+    ),
+    (
+        "a settlement takes the newest entry for its own",
+        "at > s[MERGE] - math.ceil(w / PARTS)",
+        "at > s[MERGE] - 2 * math.ceil(w / PARTS)",
+    ),
+    (
+        "a settlement does not change what the window of the last booking holds",
+        "if found[2] > s[LAST] - w then",
+        "if false then",
+    ),
+    ("a walk from the newest end stops an entry too early", "if over1 and u1 > b1 then", "if over1 and u1 >= b1 then"),
 ];
 
 /// Steps within which a fault must show.

@@ -38,19 +38,32 @@ struct History {
     home: Option<usize>,
     scale: u64,
     pace_ms: u64,
+    steps: u64,
     made: Vec<Made>,
+    /// A time at which something changes: of a denial or of a place.
+    turning_at: u64,
 }
 
 impl History {
     fn new(seed: u64, clock: &ManualClock) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let windows: &[u64] =
-            [&[60_000, 60_000][..], &[60_000, 1_000], &[61_000, 420_000, 1_000], &[60_000], &[3_600_000, 60_000]]
-                .choose(&mut random)
-                .unwrap();
-        let users = *[1, 2, 5].choose(&mut random).unwrap();
-        let limit = *[1_u64, 5, 20, 100, 4_000, 40_000].choose(&mut random).unwrap();
-        let homeless = random.random_bool(0.3);
+        let windows: &[u64] = [
+            &[60_000, 60_000][..],
+            &[60_000, 60_000],
+            &[60_000, 1_000],
+            &[61_000, 420_000, 1_000],
+            &[60_000],
+            &[3_600_000, 60_000],
+        ]
+        .choose(&mut random)
+        .unwrap();
+        // an org with many users, whose log is folded while theirs are quiet
+        let busy = random.random_bool(0.15);
+        let windows = if busy { &[60_000, 60_000][..] } else { windows };
+        let users = if busy { 60 } else { *[1, 2, 5, 20].choose(&mut random).unwrap() };
+        let limits = if busy { &[400, 4_000][..] } else { &[1, 5, 20, 100, 4_000, 40_000] };
+        let limit: u64 = *limits.choose(&mut random).unwrap();
+        let homeless = !busy && random.random_bool(0.3);
         let shapes = (0..users)
             .map(|user| {
                 let ledger = |(index, window_ms): (usize, &u64)| {
@@ -71,7 +84,8 @@ impl History {
         let longest = windows.iter().max().copied();
         let home = windows.iter().position(|window| Some(*window) == longest).filter(|_| !homeless);
         let home = home.map(|home| if windows.len() > 1 && windows[1] == windows[home] { 1 } else { home });
-        let pace_ms = windows.iter().min().unwrap() / *[2, 20, 200, 2_000].choose(&mut random).unwrap();
+        let paces = if busy { &[100, 400][..] } else { &[2, 20, 200, 2_000] };
+        let pace_ms = windows.iter().min().unwrap() / paces.choose(&mut random).unwrap();
         let scale = *[1, 10, 100].choose(&mut random).unwrap();
         let memory = RawStore::in_memory(clock.clone());
         Self {
@@ -82,7 +96,9 @@ impl History {
             home,
             scale,
             pace_ms: pace_ms.max(1),
+            steps: if busy { 600 } else { *[60, 200, 600].choose(&mut random).unwrap() },
             made: Vec::new(),
+            turning_at: 0,
             random,
         }
     }
@@ -117,6 +133,10 @@ impl History {
         let made = recent.choose(&mut self.random)?;
         let mut request = made.request.clone();
         request.moves_up = self.random.random_bool(0.7);
+        if self.random.random_bool(0.05) {
+            // with another cost: refused
+            request.asked.iter_mut().for_each(|asked| asked.amounts[1] = asked.amounts[1].saturating_sub(1));
+        }
         Some(request)
     }
 
@@ -151,14 +171,19 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
     let clock = &ManualClock::new();
     let mut history = History::new(seed, clock);
     let ledgers = history.ledgers();
-    let steps = *[60, 200, 600].choose(&mut history.random).unwrap();
+    let steps = history.steps;
     let (mut skew, mut just_admitted, mut admitted_at) = (0, None, 0);
     let mut before = Vec::new();
     for step in 0..steps {
         let pause = match history.random.random_range(0..100) {
             0 => history.random.random_range(0..90_000),
             1..20 => 0,
-            20..40 => 1,
+            20..36 => 1,
+            // to the millisecond, or just before or after; seldom far ahead, where little is left
+            36..40 => {
+                let ahead = (history.turning_at + history.random.random_range(0..3)).saturating_sub(clock.now_ms() + 1);
+                if ahead < 20 * history.pace_ms || history.random.random_bool(0.1) { ahead.min(90_000) } else { 0 }
+            }
             _ => history.random.random_range(0..=history.pace_ms),
         };
         // the wall clock of the server may step back: the org's time must go on from where it was
@@ -188,10 +213,19 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
                 for ((request, model), lua) in batch.iter().cloned().zip(model).zip(lua) {
                     let (model, lua) = (model.unwrap(), lua.unwrap_or_else(|error| panic!("{at}: {error:?}")));
                     assert_eq!(model, lua, "{at}: {request:?}");
+                    if let RawVerdict::Admitted { at } | RawVerdict::Denied { at, .. } = model.verdict {
+                        let leaves_at = at + request.asked[0].ledger.window_ms;
+                        history.turning_at = if at > model.now { at } else { leaves_at };
+                    }
                     if let RawVerdict::Admitted { at: place } = model.verdict {
-                        let charged = request.asked[0].amounts != [0; 3] && place == model.now;
-                        admitted_at = model.now;
-                        just_admitted = charged.then(|| request.clone());
+                        // what was charged now, and is no repeat at the time of its place, the store remembers the time of
+                        let is_repeat =
+                            history.made.iter().any(|made| made.request.id == request.id && made.place == place);
+                        let charged = place == model.now && !is_repeat;
+                        if charged {
+                            admitted_at = model.now;
+                        }
+                        just_admitted = (charged && request.asked[0].amounts != [0; 3]).then(|| request.clone());
                         if let Some(known) = history.made.iter_mut().find(|made| made.request.id == request.id) {
                             known.place = place;
                         } else {
@@ -241,4 +275,42 @@ async fn lua_equals_the_model() {
         seed += 1;
     }
     println!("{steps} steps, seeds up to {seed}");
+}
+
+/// Where the newest entry is older than a window before a booking, a time that joins it brings it into that booking's window.
+#[tokio::test]
+async fn what_joins_the_newest_entry_comes_into_the_windows_of_bookings() {
+    let server = Server::with_clock().await;
+    let redis = RawStore::redis(&server.url(), Duration::from_secs(20)).unwrap();
+    let clock = ManualClock::new();
+    let memory = RawStore::in_memory(clock.clone());
+    let ask = async |wait_ms: u64, user: &str, cost: u64, user_limit: u64, max_wait_ms: u64| {
+        clock.advance(Duration::from_millis(wait_ms));
+        server.set_ms(clock.now_ms());
+        let asked = [(None, 250), (Some(user.to_owned()), user_limit)].map(|(user, limit)| RawAsk {
+            ledger: RawLedger { user, window_ms: 60_000 },
+            amounts: [cost, 0, 0],
+            limits: [Some(limit), None, None],
+        });
+        let mut id = [0; 16];
+        id[..6].copy_from_slice(&clock.now_ms().to_be_bytes()[2..]);
+        id[6..8].copy_from_slice(&(cost as u16).to_be_bytes());
+        let request = RawAcquire { id, asked: asked.to_vec(), home: Some(1), max_wait_ms, moves_up: false };
+        let model = memory.acquire("joined", std::slice::from_ref(&request)).await.remove(0).unwrap();
+        assert_eq!(redis.acquire("joined", &[request]).await.remove(0).unwrap(), model, "{user} asks {cost}");
+        model.verdict
+    };
+    let to_half_a_second = 1_500 - clock.now_ms() % 1_000;
+    for user in 0..34 {
+        let _admitted = ask(1_500, &format!("u{user}"), 1, 250, 0).await;
+    }
+    let _admitted = ask(to_half_a_second + 900, "a", 1, 250, 0).await;
+    let now = clock.now_ms() + 100;
+    assert_eq!(now % 1_000, 500, "the grid of a second rounds a place up by half a second");
+    let _admitted = ask(100, "b", 1, 100, 0).await;
+    let _admitted = ask(0, "e", 100, 250, 0).await;
+    assert_eq!(ask(600, "b", 100, 100, 600_000).await, RawVerdict::Admitted { at: now + 60_500 });
+    let _admitted = ask(100, "c", 1, 250, 0).await;
+    let verdict = ask(100, "d", 60, 250, 0).await;
+    assert!(matches!(verdict, RawVerdict::Denied { .. }), "{verdict:?}: the booking's window would hold 262 of 250");
 }
