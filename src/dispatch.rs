@@ -5,14 +5,17 @@
 
 #[cfg(feature = "redis")]
 mod lanes;
+mod line;
 
 use std::sync::Arc;
 #[cfg(feature = "redis")]
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::task::TaskTracker;
 
+use self::line::Line;
+pub(crate) use self::line::{InLine, PACE_MS_MIN};
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
@@ -37,6 +40,8 @@ pub(crate) struct Dispatch {
     acquires: Arc<Lanes<AcquireRequest, Answer>>,
     #[cfg(feature = "redis")]
     settles: Arc<Lanes<SettleRequest, Settled>>,
+    /// Who waits in this process.
+    line: Arc<Line>,
     tasks: TaskTracker,
 }
 
@@ -55,12 +60,12 @@ impl Dispatch {
         };
         let acquires = Lanes::new(acquire, batch_max, tasks.clone());
         let settles = Lanes::new(settle, batch_max, tasks.clone());
-        Arc::new(Self { store, clock, acquires, settles, tasks })
+        Arc::new(Self { store, clock, acquires, settles, line: Arc::default(), tasks })
     }
 
     #[cfg(not(feature = "redis"))]
     pub(crate) fn new(store: Store, clock: Clock, _batch_max: usize) -> Arc<Self> {
-        Arc::new(Self { store: Arc::new(store), clock, tasks: TaskTracker::new() })
+        Arc::new(Self { store: Arc::new(store), clock, line: Arc::default(), tasks: TaskTracker::new() })
     }
 
     /// Decides a request. One round trip.
@@ -72,17 +77,32 @@ impl Dispatch {
         }
     }
 
-    /// Settles a reservation. One round trip.
+    /// Settles a reservation, and lets the waiters of this process know of what it gave back. One round trip.
     ///
     /// # Cancel safety
     ///
     /// Once polled, the request goes to the store even if the future is dropped.
     pub(crate) async fn settle(&self, org: &Arc<str>, request: SettleRequest) -> Result<Settled, Error> {
-        match &*self.store {
+        let gives_back = request.gives_back();
+        let settled = match &*self.store {
             Store::Memory(store) => store.settle(org, &[request]).pop().unwrap_or_else(|| Err(no_answer())),
             #[cfg(feature = "redis")]
             Store::Redis(_) => self.settles.send(org, request).await,
+        };
+        if gives_back && matches!(settled, Ok(Settled::Now)) {
+            self.nudge(org);
         }
+        settled
+    }
+
+    /// Takes a place in line; `wake` is notified when there may be a better one.
+    pub(crate) fn wait_in_line(&self, org: &Arc<str>, id: ReservationId, place: u64, wake: &Arc<Notify>) -> InLine {
+        self.line.join(org, id, place, wake, self.clock.now_ms())
+    }
+
+    /// There may be room: the earliest waiter of this process asks for it.
+    pub(crate) fn nudge(&self, org: &str) {
+        self.line.nudge(org, self.clock.now_ms());
     }
 
     /// Waits until what is under way, releases in the background included, has been answered.
@@ -93,7 +113,10 @@ impl Dispatch {
 
     fn give_back(self: &Arc<Self>, org: &Arc<str>, request: SettleRequest, runtime: Option<&Handle>) {
         match (&*self.store, runtime) {
-            (Store::Memory(store), _) => drop(store.settle(org, &[request])),
+            (Store::Memory(store), _) => {
+                drop(store.settle(org, &[request]));
+                self.nudge(org);
+            }
             #[cfg(feature = "redis")]
             (Store::Redis(_), Some(runtime)) => self.release_in_background(org, request, runtime),
             #[cfg(feature = "redis")]

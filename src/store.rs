@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Names an admission: a repeat with the same id returns the first answer. Unique by construction (UUID version 7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ReservationId(pub(crate) [u8; 16]);
 
 impl ReservationId {
@@ -132,6 +132,13 @@ impl SettleRequest {
     /// See [`AcquireRequest::record_ms`].
     pub(crate) fn record_ms(&self) -> u64 {
         self.ledgers.iter().map(|ledger| ledger.window_ms).max().unwrap_or(0).max(60_000)
+    }
+
+    /// Whether less was used than estimated, in any ledger.
+    pub(crate) fn gives_back(&self) -> bool {
+        self.ledgers
+            .iter()
+            .any(|ledger| ledger.actual.iter().zip(ledger.estimate).any(|(actual, estimate)| *actual < estimate))
     }
 }
 

@@ -6,9 +6,11 @@
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tracing::Instrument;
 
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     clock::millis,
     cost::Cost,
     decision::Retry,
-    dispatch::Unclaimed,
+    dispatch::{PACE_MS_MIN, Unclaimed},
     error::Error,
     limiter::{Asking, Limiter, Outcome, wait_until},
     permit::Permit,
@@ -25,8 +27,6 @@ use crate::{
     telemetry::{self, Verb},
 };
 
-/// The shortest pause between two questions whether a place has moved up.
-const PACE_MS_MIN: u64 = 50;
 /// A place that has passed by more than this without an answer is given back and booked anew.
 const PASSED_MS_MAX: u64 = 250;
 
@@ -146,23 +146,33 @@ impl Waiting<'_> {
         // waiters ask at different instants, so that room that others give back is soon taken up; those that ask while a call is in
         // flight go together in the next
         let phase = u64::from(self.asking.id.0[15]) + 1;
-        let mut ask_ms = arrived_ms + (pace_ms * phase).div_ceil(256);
+        let (mut asked_ms, mut ask_ms) = (arrived_ms, arrived_ms + (pace_ms * phase).div_ceil(256));
         let mut confirmed = true;
+        let (asking, wake) = (self.asking, Arc::new(Notify::new()));
+        let mut in_line = asking.dispatch.wait_in_line(&asking.org, asking.id, place, &wake);
         loop {
             let now_ms = clock.now_ms();
             if now_ms >= due_ms && confirmed {
                 self.unclaimed.claim();
+                // another is the first in line now
+                drop(in_line);
+                asking.dispatch.nudge(&asking.org);
                 return Ok(Some(permit));
             }
-            if ask_ms >= due_ms && confirmed {
-                clock.sleep(wait_until(due_ms, now_ms)).await;
-                continue;
+            // nobody starts on a place that is not known: asked for at `ask_ms`, whatever the due time
+            let next_ms = if confirmed { ask_ms.min(due_ms) } else { ask_ms };
+            tokio::select! {
+                () = clock.sleep(wait_until(next_ms, now_ms)) => if confirmed && ask_ms >= due_ms { continue },
+                () = wake.notified() => {
+                    ask_ms = ask_ms.min(asked_ms + PACE_MS_MIN);
+                    if clock.now_ms() < ask_ms { continue }
+                }
             }
-            clock.sleep(wait_until(ask_ms, now_ms)).await;
-            ask_ms = clock.now_ms() + pace_ms;
-            let mut request = self.asking.plan.acquire_request(self.asking.id, u64::MAX >> 16);
+            asked_ms = clock.now_ms();
+            ask_ms = asked_ms + pace_ms;
+            let mut request = asking.plan.acquire_request(asking.id, u64::MAX >> 16);
             request.moves_up = true;
-            match self.asking.dispatch.acquire(&self.asking.org, request).await {
+            match asking.dispatch.acquire(&asking.org, request).await {
                 Ok(Answer { verdict: Verdict::Admitted { at }, now, ledgers }) => {
                     if !confirmed && now > at + PASSED_MS_MAX {
                         return Ok(None);
@@ -170,13 +180,14 @@ impl Waiting<'_> {
                     confirmed = true;
                     place = place.min(at);
                     due_ms = clock.now_ms() + place.saturating_sub(now);
+                    in_line.asked(place, clock.now_ms());
                     let answer = Answer { verdict: Verdict::Admitted { at: place }, now, ledgers };
-                    permit = self.asking.permit(&answer, place, self.made_at);
+                    permit = asking.permit(&answer, place, self.made_at);
                 }
                 Ok(_) => return Ok(None),
                 Err(error) if error.is_retryable() => {
                     confirmed = false;
-                    // nobody starts on a place that is not known, so it is asked for again soon, whatever the pace
+                    // soon again, whatever the pace
                     ask_ms = clock.now_ms() + PACE_MS_MIN;
                 }
                 Err(error) => return Err(error),

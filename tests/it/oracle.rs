@@ -179,11 +179,10 @@ async fn no_window_is_over_its_limit_and_the_quota_is_used_where_callers_come_ba
     holds("come back", 2_000, 400, 5, 0.98).await;
 }
 
-/// The aim is 95 %; 91 to 94 % were measured, with a busy machine and a debug build. Room that a settlement gives back lies idle until the
-/// waiter that can use it asks.
+/// Room that a settlement gives back is asked for at once by the waiter whose place is next: it does not lie idle until the pace allows.
 #[tokio::test]
 async fn waiting_callers_whose_estimate_is_ten_times_what_they_use_still_use_the_quota() {
-    holds("overestimate", 15_000, 4_000, 3, 0.85).await;
+    holds("overestimate", 15_000, 4_000, 3, 0.95).await;
 }
 
 #[test]
