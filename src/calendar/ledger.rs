@@ -1,7 +1,8 @@
 //! One ledger: what is charged in one window of one scope, past and booked.
 //!
 //! Invariant: entries are in time order, have distinct times and are never nothing; the first `past` of them are not later than
-//! `seen_at`; `used` is the sum of those that the window ending at `seen_at` holds.
+//! `seen_at`; `used` is the sum of those that the window ending at `seen_at` holds. In a `folded` ledger, no three neighbouring past times
+//! lie within a 64th of the window, the last one that was added excepted.
 
 use crate::calendar::{Amounts, Ask, ENTRY_MAX, KEEP, PARTS, TOTAL_MAX, is_nothing};
 
@@ -18,6 +19,7 @@ pub(crate) struct Ledger {
     window: u64,
     entries: Vec<Entry>,
     past: usize,
+    folded: bool,
     used: Amounts,
     seen_at: u64,
     born_at: u64,
@@ -26,7 +28,16 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(window: u64, now: u64) -> Self {
-        Self { window, entries: Vec::new(), past: 0, used: [0; 3], seen_at: now, born_at: now, reset_at: 0 }
+        Self {
+            window,
+            entries: Vec::new(),
+            past: 0,
+            folded: false,
+            used: [0; 3],
+            seen_at: now,
+            born_at: now,
+            reset_at: 0,
+        }
     }
 
     /// A ledger as a store holds it.
@@ -69,6 +80,7 @@ impl Ledger {
             return;
         }
         self.entries.drain(..gone);
+        self.folded &= past == self.past;
         self.past = past - gone;
         self.recount();
     }
@@ -164,6 +176,7 @@ impl Ledger {
             Some(entry) if entry.at == at => entry.amounts = sum(entry.amounts, amounts, ENTRY_MAX),
             _ => {
                 self.entries.insert(at_index, Entry { at, amounts });
+                self.folded &= at_index >= self.past;
                 self.past += usize::from(at <= self.seen_at);
             }
         }
@@ -177,9 +190,10 @@ impl Ledger {
     /// That only moves an amount later, so it may delay an admission by a 64th of the window and never admits too much.
     fn fold(&mut self) {
         if self.past <= KEEP {
+            self.folded = false;
             return;
         }
-        let mut middle = 1;
+        let mut middle = if self.folded { self.past - 2 } else { 1 };
         while middle + 1 < self.past {
             if (self.entries[middle + 1].at - self.entries[middle - 1].at) * PARTS < self.window {
                 let folded = self.entries.remove(middle);
@@ -190,6 +204,7 @@ impl Ledger {
                 middle += 1;
             }
         }
+        self.folded = true;
     }
 
     /// Changes the charge of `estimate` made at `at` to `actual`.

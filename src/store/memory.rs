@@ -113,8 +113,11 @@ impl MemoryStore {
 impl Org {
     fn acquire(&mut self, request: &AcquireRequest, now: u64) -> Answer {
         for asked in &request.ledgers {
-            let ledger = self.ledgers.entry(asked.key.clone()).or_insert_with(|| Ledger::new(asked.window_ms, now));
-            ledger.advance(now);
+            if let Some(ledger) = self.ledgers.get_mut(&asked.key) {
+                ledger.advance(now);
+            } else {
+                self.ledgers.insert(asked.key.clone(), Ledger::new(asked.window_ms, now));
+            }
         }
         let known = self.records.get(&request.id).copied().filter(|record| record.expires_at > now);
         let verdict = match known {
