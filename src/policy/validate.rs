@@ -7,7 +7,10 @@ use std::collections::HashSet;
 use crate::{
     cost::Cost,
     limit::{Limit, Period, enforced},
-    policy::Policy,
+    policy::{
+        Policy,
+        compiled::{Compiled, Rule},
+    },
     resource::Resource,
     subject::{Subject, check_attribute_name},
 };
@@ -36,6 +39,7 @@ pub(super) fn check(policy: &Policy) -> Result<(), Fault> {
         check_limit(limit).map_err(|(key, fault)| at(policy, index, key, &fault))?;
     }
     check_names(policy)?;
+    check_ledgers(policy)?;
     check_reachable(policy)
 }
 
@@ -183,6 +187,22 @@ fn check_names(policy: &Policy) -> Result<(), Fault> {
         Some(index) => Err(at(policy, index, "name", "the name is taken by an earlier limit")),
         None => Ok(()),
     }
+}
+
+/// A call may be held by every limit at once, and is decided over all of their ledgers in one step.
+fn check_ledgers(policy: &Policy) -> Result<(), Fault> {
+    const LEDGERS_MAX: usize = 255;
+    let rules = Compiled::new(policy).rules;
+    let custom = |rule: &Rule| matches!(rule.resource, Resource::Custom(_)).then(|| rule.resource.clone());
+    let ledgers: HashSet<_> = rules.iter().map(|rule| (&rule.scope, rule.window_ms, custom(rule))).collect();
+    if ledgers.len() <= LEDGERS_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "{} ledgers: a policy has at most {LEDGERS_MAX}, one per scope and window, and one more for each custom resource there",
+        ledgers.len()
+    );
+    Err(Fault { place: Place::Whole, message })
 }
 
 /// No limit is hidden by another one on the same scope.

@@ -63,6 +63,17 @@ fn windows_of_one_second_and_of_31_days_are_allowed_and_a_millisecond_beyond_is_
     assert!(valid(Limit::WINDOW_MAX) && !valid(Limit::WINDOW_MAX + ms));
 }
 
+#[test]
+fn a_policy_of_more_ledgers_than_one_decision_takes_is_refused() {
+    let of = |customs: usize| {
+        let limit = (0..customs).fold(Limit::new("a").images(5), |limit, custom| limit.amount(format!("c{custom}"), 5));
+        Policy::new().limit(limit).validate()
+    };
+    assert!(of(254).is_ok());
+    let fault = of(255).unwrap_err().to_string();
+    assert!(fault.starts_with("256 ledgers: a policy has at most 255"), "{fault}");
+}
+
 /// A second limit beside 100 images in 60 s with a margin of 5 %, so 95.
 fn beside_a_hundred_a_minute(other: Limit) -> Result<(), allotment::Error> {
     Policy::new().limit(Limit::new("first").images(100).margin(0.05)).limit(other).validate()
