@@ -26,6 +26,10 @@ local function use_records()
     if frozen then
       log.frozen, log.changed = sub(log.frozen, 1, frozen - 1) .. NO_ID .. sub(log.frozen, frozen + 16), true
     end
+    -- a quiet ledger in its place would not know of it, so the log must last as long
+    if log and log.expires_at < at + life then
+      log.changed = true
+    end
     if not recorded then
       recorded, recorded_in, lasts_until = {}, {}, {}
     end
