@@ -8,7 +8,7 @@
 -- RETURNS packed: per request: code I1
 --       code 1 settled, 2 was settled before, 3 unknown (a release leaves a tombstone), 5 a key holds something else,
 --       6 an amount out of range; 2, 5 and 6 change nothing
--- COST  1 TIME, 1 GET, per ledger 1 GETRANGE and at most 2 writes; per log that changes 1 or 2 GETRANGE; as much again for what no summary
+-- COST  1 TIME, 1 GET, 1 PEXPIRE, per ledger 1 GETRANGE and at most 2 writes; per log that changes 1 or 2 GETRANGE; as much again for what no summary
 --       can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   the estimates are those of the acquire

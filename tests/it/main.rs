@@ -9,6 +9,7 @@ mod corpus;
 mod exactly_once;
 mod faults;
 mod fixtures;
+mod histories;
 mod house;
 mod layers;
 mod model;
