@@ -1,6 +1,7 @@
 //! How much of each resource a call takes.
 //!
-//! Invariant: a cost that passed `validate` has amounts of at most 2^47, so that sums of them stay exact in Lua.
+//! Invariant: a cost that passed `validate` has amounts of at most 2^47, so that sums of them stay exact in Lua,
+//! and does not name calls under way.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -56,13 +57,15 @@ impl Cost {
         self
     }
 
-    /// Takes `amount` of any resource, a custom one included.
+    /// Takes `amount` of any resource, a custom one included. Calls under way are refused when the cost is used.
     #[must_use]
     pub fn amount(mut self, resource: impl Into<Resource>, amount: u64) -> Self {
         match resource.into() {
             Resource::Requests => self.requests = Some(amount),
             Resource::Tokens => self.tokens = Some(amount),
             Resource::Images => self.images = Some(amount),
+            // kept under its name, for `validate` to refuse
+            Resource::InFlight => drop(self.custom.insert(Resource::InFlight.name().into(), amount)),
             Resource::Custom(name) => drop(self.custom.insert(name, amount)),
         }
         self
@@ -81,6 +84,7 @@ impl Cost {
             Resource::Requests => self.requests,
             Resource::Tokens => self.tokens,
             Resource::Images => self.images,
+            Resource::InFlight => None,
             Resource::Custom(name) => self.custom.get(name).copied(),
         }
     }
@@ -91,6 +95,11 @@ impl Cost {
     }
 
     pub(crate) fn validate(&self) -> Result<(), Error> {
+        if let Some(amount) = self.custom.get(Resource::InFlight.name()) {
+            return Err(Error::invalid(format!(
+                "cost of {amount} in_flight: a cost does not name calls under way, as every call is one while it lasts"
+            )));
+        }
         let standard = [("requests", self.requests), ("tokens", self.tokens), ("images", self.images)];
         let custom = self.custom.iter().map(|(name, amount)| (name.as_ref(), Some(*amount)));
         for (name, amount) in standard.into_iter().chain(custom) {
@@ -103,5 +112,22 @@ impl Cost {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cost_that_names_calls_under_way_is_refused() {
+        let refused = |cost: Cost| cost.validate().map_err(|error| error.to_string());
+        let expected = "cost of 0 in_flight: a cost does not name calls under way, as every call is one while it lasts";
+        for resource in [Resource::InFlight, Resource::Custom("in_flight".into()), "in_flight".into()] {
+            let cost = Cost::new().amount(resource, 0);
+            assert_eq!(cost.of(&Resource::InFlight), 0);
+            assert_eq!(refused(cost), Err(expected.to_owned()));
+        }
+        assert_eq!(refused(Cost::images(1)), Ok(()));
     }
 }

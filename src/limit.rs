@@ -9,10 +9,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::spelling::{Amount, Choices, Period, Scope};
-use crate::resource::Resource;
+pub(crate) use self::spelling::{Choices, Integer, Period, Scope};
+use crate::{cost::Cost, resource::Resource};
 
-/// A named rule: amounts of one or more resources per rolling window, counted by the attributes of its scope.
+/// How much of a resource a limit allows per window.
+type Amount = Integer<0, { Cost::AMOUNT_MAX }>;
+
+/// A named rule: amounts of one or more resources per rolling window, or calls under way, counted by the attributes of its scope.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,10 +38,13 @@ use crate::resource::Resource;
 /// scope = ["org", "user"]
 /// requests = 15
 /// tokens = 500_000
+/// in_flight = 8
 /// custom = { spend_micros = 5_000_000 }
 /// window = "60s"
 /// margin = 0.05
 /// smooth = "1s"
+/// fair_share = false
+/// shadow = false
 /// when = { tier = ["free", "trial"] }
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,12 +59,18 @@ pub struct Limit {
     tokens: Option<Amount>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     images: Option<Amount>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    in_flight: Option<Integer<0, { Limit::IN_FLIGHT_MAX }>>,
     #[serde(default)]
     pub(crate) window: Period,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) margin: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) smooth: Option<Period>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) fair_share: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) shadow: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     custom: BTreeMap<String, Amount>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -72,6 +84,8 @@ impl Limit {
     pub const WINDOW_MAX: Duration = Duration::from_secs(31 * 24 * 60 * 60);
     /// The longest name, in bytes.
     pub const NAME_BYTES_MAX: usize = 64;
+    /// The most calls that may be allowed under way at one time.
+    pub(crate) const IN_FLIGHT_MAX: u64 = 100_000;
 
     /// A limit of the whole org that counts nothing yet.
     ///
@@ -84,9 +98,12 @@ impl Limit {
             requests: None,
             tokens: None,
             images: None,
+            in_flight: None,
             window: Period::default(),
             margin: None,
             smooth: None,
+            fair_share: false,
+            shadow: false,
             custom: BTreeMap::new(),
             when: BTreeMap::new(),
         }
@@ -103,15 +120,16 @@ impl Limit {
 
     /// Allows `amount` of `resource` per window, 0 to 2^47. With 0 no call that asks for it is admitted.
     ///
-    /// A custom resource is named by 1 to 32 of `a-z`, `0-9`, `_`, a letter first.
+    /// A custom resource is named by 1 to 32 of `a-z`, `0-9`, `_`, a letter first. For calls under way see
+    /// [`in_flight`](Self::in_flight).
     #[must_use]
     pub fn amount(mut self, resource: impl Into<Resource>, amount: u64) -> Self {
-        let amount = Amount(amount);
         match resource.into() {
-            Resource::Requests => self.requests = Some(amount),
-            Resource::Tokens => self.tokens = Some(amount),
-            Resource::Images => self.images = Some(amount),
-            Resource::Custom(name) => drop(self.custom.insert(name.as_ref().to_owned(), amount)),
+            Resource::Requests => self.requests = Some(Integer(amount)),
+            Resource::Tokens => self.tokens = Some(Integer(amount)),
+            Resource::Images => self.images = Some(Integer(amount)),
+            Resource::InFlight => self.in_flight = Some(Integer(amount)),
+            Resource::Custom(name) => drop(self.custom.insert(name.as_ref().to_owned(), Integer(amount))),
         }
         self
     }
@@ -132,6 +150,12 @@ impl Limit {
     #[must_use]
     pub fn images(self, images: u64) -> Self {
         self.amount(Resource::Images, images)
+    }
+
+    /// Allows `calls` calls under way at one time, 0 to 100,000. The window, the margin and smoothing do not matter to it.
+    #[must_use]
+    pub fn in_flight(self, calls: u64) -> Self {
+        self.amount(Resource::InFlight, calls)
     }
 
     /// The rolling time span it counts over: 1 s to 31 days, in whole milliseconds. Default: 60 s.
@@ -160,6 +184,22 @@ impl Limit {
         self
     }
 
+    /// Shares the limit fairly among the users under it. Default: not.
+    ///
+    /// It is work-conserving: a lone user gets the whole pool. It needs a scope without `user`, and does not share calls under way.
+    #[must_use]
+    pub fn fair_share(mut self) -> Self {
+        self.fair_share = true;
+        self
+    }
+
+    /// Counts and reports, but does not deny: for trying a limit out. Default: denies.
+    #[must_use]
+    pub fn shadow(mut self) -> Self {
+        self.shadow = true;
+        self
+    }
+
     /// Holds only subjects whose `attribute` has this value.
     ///
     /// Called again for the same attribute it adds another accepted value; for another attribute, both must match.
@@ -175,24 +215,29 @@ impl Limit {
         &self.name
     }
 
-    /// What it counts, in the order of decisions: requests, tokens, images, then custom resources by name.
+    /// What it counts, in the order of decisions: requests, tokens, images, calls under way, then custom resources by name.
     pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
-        let standard =
-            [(Resource::Requests, self.requests), (Resource::Tokens, self.tokens), (Resource::Images, self.images)];
-        let standard = standard.into_iter().filter_map(|(resource, amount)| amount.map(|_| resource));
+        let standard = [Resource::Requests, Resource::Tokens, Resource::Images, Resource::InFlight];
+        let standard = standard.into_iter().filter(|resource| self.amount_of(resource).is_some());
         standard.chain(self.custom.keys().map(|name| Resource::Custom(name.as_str().into())))
     }
 
-    /// The stated amount of `resource` per window, before the margin.
+    /// What it counts per window: all but calls under way.
+    pub(crate) fn windowed(&self) -> impl Iterator<Item = Resource> + '_ {
+        self.resources().filter(|resource| *resource != Resource::InFlight)
+    }
+
+    /// The stated amount of `resource` per window, before the margin; of calls under way, at one time.
     #[must_use]
     pub fn amount_of(&self, resource: &Resource) -> Option<u64> {
         let amount = match resource {
             Resource::Requests => self.requests,
             Resource::Tokens => self.tokens,
             Resource::Images => self.images,
+            Resource::InFlight => return self.in_flight.map(|calls| calls.0),
             Resource::Custom(name) => self.custom.get(name.as_ref()).copied(),
         };
-        amount.map(|Amount(amount)| amount)
+        amount.map(|amount| amount.0)
     }
 }
 
@@ -256,9 +301,11 @@ mod tests {
 
     #[test]
     fn resources_come_in_the_order_of_decisions() {
-        let limit = Limit::new("a").amount("b", 1).images(2).amount("a", 3).requests(4);
+        let limit = Limit::new("a").amount("b", 1).in_flight(5).images(2).amount("a", 3).requests(4);
         let names: Vec<_> = limit.resources().map(|resource| resource.to_string()).collect();
-        assert_eq!(names, ["requests", "images", "a", "b"]);
+        assert_eq!(names, ["requests", "images", "in_flight", "a", "b"]);
+        assert_eq!(limit.amount_of(&Resource::InFlight), Some(5));
+        assert_eq!(limit, limit.clone().amount("in_flight", 5));
         assert_eq!(limit.amount_of(&"b".into()), Some(1));
         assert_eq!(limit.amount_of(&Resource::Tokens), None);
     }

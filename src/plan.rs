@@ -248,7 +248,8 @@ fn custom_of(resource: &Resource) -> Option<&Resource> {
 /// Its place in its ledger.
 fn place_of(resource: &Resource) -> usize {
     match resource {
-        Resource::Requests | Resource::Custom(_) => 0,
+        // calls under way have no ledger, and no rule
+        Resource::Requests | Resource::Custom(_) | Resource::InFlight => 0,
         Resource::Tokens => 1,
         Resource::Images => 2,
     }

@@ -1,4 +1,4 @@
-//! What is counted: requests, tokens, images, or a resource of the caller's own.
+//! What is counted: requests, tokens, images, calls under way, or a resource of the caller's own.
 //!
 //! Lacks amounts on purpose: they belong to [`Cost`](crate::Cost) and [`Limit`](crate::Limit).
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a limit counts.
 ///
-/// Written `requests`, `tokens`, `images`, or any other name for a custom resource, such as `spend_micros`.
+/// Written `requests`, `tokens`, `images`, `in_flight`, or any other name for a custom resource, such as `spend_micros`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 #[non_exhaustive]
@@ -19,6 +19,8 @@ pub enum Resource {
     Tokens,
     /// Images.
     Images,
+    /// Calls under way at one time. A cost never names them: a call is one while it lasts.
+    InFlight,
     /// A resource of the caller's own. It has a ledger to itself.
     Custom(Arc<str>),
 }
@@ -31,6 +33,7 @@ impl Resource {
             Self::Requests => "requests",
             Self::Tokens => "tokens",
             Self::Images => "images",
+            Self::InFlight => "in_flight",
             Self::Custom(name) => name,
         }
     }
@@ -42,6 +45,7 @@ impl From<&str> for Resource {
             "requests" => Self::Requests,
             "tokens" => Self::Tokens,
             "images" => Self::Images,
+            "in_flight" => Self::InFlight,
             custom => Self::Custom(custom.into()),
         }
     }

@@ -12,38 +12,39 @@ use serde::{
 
 use crate::cost::Cost;
 
-/// How much of a resource a limit allows per window.
+/// An integer that a refusal says is to be `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Amount(pub(crate) u64);
+pub(crate) struct Integer<const MIN: u64, const MAX: u64>(pub(crate) u64);
 
-impl Serialize for Amount {
+impl<const MIN: u64, const MAX: u64> Serialize for Integer<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // TOML has no larger integer, and anything above 2^47 is refused by validation all the same.
         serializer.serialize_u64(self.0.min(i64::MAX as u64))
     }
 }
 
-impl<'de> Deserialize<'de> for Amount {
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Integer<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Integer;
+        struct Whole<const MIN: u64, const MAX: u64>;
 
-        impl Visitor<'_> for Integer {
-            type Value = Amount;
+        impl<const MIN: u64, const MAX: u64> Visitor<'_> for Whole<MIN, MAX> {
+            type Value = u64;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an integer of 0 to {} (2^47)", Cost::AMOUNT_MAX)
+                let power = if MAX == Cost::AMOUNT_MAX { " (2^47)" } else { "" };
+                write!(f, "an integer of {MIN} to {MAX}{power}")
             }
 
-            fn visit_u64<E: Error>(self, amount: u64) -> Result<Amount, E> {
-                Ok(Amount(amount))
+            fn visit_u64<E: Error>(self, integer: u64) -> Result<u64, E> {
+                Ok(integer)
             }
 
-            fn visit_i64<E: Error>(self, amount: i64) -> Result<Amount, E> {
-                u64::try_from(amount).map(Amount).map_err(|_| E::invalid_value(Unexpected::Signed(amount), &self))
+            fn visit_i64<E: Error>(self, integer: i64) -> Result<u64, E> {
+                u64::try_from(integer).map_err(|_| E::invalid_value(Unexpected::Signed(integer), &self))
             }
         }
 
-        deserializer.deserialize_u64(Integer)
+        deserializer.deserialize_u64(Whole::<MIN, MAX>).map(Self)
     }
 }
 

@@ -1,6 +1,6 @@
-//! What a policy enforces: one rule per limit and resource, and one more where the limit is smoothed.
+//! What a policy enforces: one rule per limit and resource, one more where the limit is smoothed, and slots for calls under way.
 //!
-//! Invariant: rules come from a policy that passed `validate`, in policy order; scopes are sorted, so that equal scopes are equal.
+//! Invariant: rules and slots come from a policy that passed `validate`, in policy order; scopes are sorted, so that equal scopes are equal.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,13 +17,20 @@ pub(crate) struct Compiled {
     pub(crate) rules: Vec<Rule>,
     /// Attributes that every subject must have.
     pub(crate) require: Vec<Box<str>>,
+    /// How many calls may be under way.
+    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the store to count calls under way"))]
+    pub(crate) in_flight: Vec<Slots>,
 }
 
 impl Compiled {
     pub(super) fn new(policy: &Policy) -> Self {
-        let rules = policy.limits.iter().flat_map(|limit| rules_of(limit, policy.margin_of(limit))).collect();
-        let require = policy.require.iter().map(|attribute| attribute.as_str().into()).collect();
-        Self { rules, require }
+        let (mut rules, mut in_flight) = (Vec::new(), Vec::new());
+        for limit in &policy.limits {
+            let (scope, when) = (scope_of(limit), Arc::new(limit.when.clone()));
+            in_flight.extend(slots_of(limit, &scope, &when));
+            rules.extend(rules_of(limit, policy.margin_of(limit), &scope, &when));
+        }
+        Self { rules, require: policy.require.iter().map(|attribute| attribute.as_str().into()).collect(), in_flight }
     }
 }
 
@@ -38,6 +45,10 @@ pub(crate) struct Rule {
     pub(crate) window_ms: u64,
     /// Whether it is a limit's short window. A single cost above `amount` is tested there as if equal to it.
     pub(crate) smoothing: bool,
+    /// Whether users share the amount fairly. A smoothing rule is not shared.
+    pub(crate) fair: bool,
+    /// Whether it counts and reports, but does not deny.
+    pub(crate) shadow: bool,
     /// The attributes it counts by besides the org, sorted.
     pub(crate) scope: Arc<[Box<str>]>,
     /// The attributes that must have one of the given values.
@@ -47,30 +58,79 @@ pub(crate) struct Rule {
 impl Rule {
     /// Whether the subject has every attribute of the scope, and those of `when` with an accepted value.
     pub(crate) fn applies_to(&self, subject: &Subject) -> bool {
-        self.scope.iter().all(|attribute| subject.value(attribute).is_some())
-            && self
-                .when
-                .iter()
-                .all(|(attribute, accepted)| subject.value(attribute).is_some_and(|value| accepted.0.contains(value)))
+        holds(&self.scope, &self.when, subject)
+    }
+
+    /// Its scope and the user, sorted: by what a fair rule counts each user's part.
+    pub(crate) fn scope_of_each_user(&self) -> Arc<[Box<str>]> {
+        sorted(self.scope.iter().map(AsRef::as_ref).chain(["user"]))
     }
 }
 
-/// Per resource the main rule, then the smoothing rule if there is one.
-fn rules_of(limit: &Limit, margin: f64) -> Vec<Rule> {
-    let mut scope: Vec<Box<str>> = limit.scope.0[1..].iter().map(|attribute| attribute.as_str().into()).collect();
-    scope.sort_unstable();
-    let scope: Arc<[Box<str>]> = scope.into();
-    let when = Arc::new(limit.when.clone());
-    let window_ms = limit.window.millis();
+/// How many calls may be under way at one time in one scope.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Slots {
+    /// The limit's name; its rules have the same.
+    pub(crate) name: Arc<str>,
+    /// The stated amount: no margin applies.
+    pub(crate) amount: u64,
+    /// The attributes it counts by besides the org, sorted.
+    pub(crate) scope: Arc<[Box<str>]>,
+    /// The attributes that must have one of the given values.
+    pub(crate) when: Arc<BTreeMap<String, Choices>>,
+    /// Whether it counts and reports, but does not deny.
+    pub(crate) shadow: bool,
+}
 
+impl Slots {
+    /// Whether the subject has every attribute of the scope, and those of `when` with an accepted value.
+    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the store to count calls under way"))]
+    pub(crate) fn applies_to(&self, subject: &Subject) -> bool {
+        holds(&self.scope, &self.when, subject)
+    }
+}
+
+fn holds(scope: &[Box<str>], when: &BTreeMap<String, Choices>, subject: &Subject) -> bool {
+    scope.iter().all(|attribute| subject.value(attribute).is_some()) && matches(when, subject)
+}
+
+fn matches(when: &BTreeMap<String, Choices>, subject: &Subject) -> bool {
+    let accepts = |(attribute, accepted): (&String, &Choices)| {
+        subject.value(attribute).is_some_and(|value| accepted.0.contains(value))
+    };
+    when.iter().all(accepts)
+}
+
+/// The attributes besides the org.
+fn scope_of(limit: &Limit) -> Arc<[Box<str>]> {
+    sorted(limit.scope.0[1..].iter().map(AsRef::as_ref))
+}
+
+fn sorted<'a>(attributes: impl Iterator<Item = &'a str>) -> Arc<[Box<str>]> {
+    let mut scope: Vec<Box<str>> = attributes.map(Into::into).collect();
+    scope.sort_unstable();
+    scope.into()
+}
+
+fn slots_of(limit: &Limit, scope: &Arc<[Box<str>]>, when: &Arc<BTreeMap<String, Choices>>) -> Option<Slots> {
+    let amount = limit.amount_of(&Resource::InFlight)?;
+    let (name, shadow) = (limit.name.clone(), limit.shadow);
+    Some(Slots { name, amount, scope: scope.clone(), when: when.clone(), shadow })
+}
+
+/// Per resource the main rule, then the smoothing rule if there is one.
+fn rules_of(limit: &Limit, margin: f64, scope: &Arc<[Box<str>]>, when: &Arc<BTreeMap<String, Choices>>) -> Vec<Rule> {
+    let window_ms = limit.window.millis();
     let mut rules = Vec::new();
-    for resource in limit.resources() {
+    for resource in limit.windowed() {
         let main = Rule {
             name: limit.name.clone(),
             amount: enforced(limit.amount_of(&resource).unwrap_or_default(), margin),
             resource,
             window_ms,
             smoothing: false,
+            fair: limit.fair_share,
+            shadow: limit.shadow,
             scope: scope.clone(),
             when: when.clone(),
         };
@@ -78,6 +138,7 @@ fn rules_of(limit: &Limit, margin: f64) -> Vec<Rule> {
             amount: share(main.amount, smooth.millis(), window_ms),
             window_ms: smooth.millis(),
             smoothing: true,
+            fair: false,
             ..main.clone()
         });
         rules.push(main);
@@ -126,6 +187,36 @@ mod tests {
                 ("b", "tokens", 10, 7_000, false),
             ]
         );
+    }
+
+    #[test]
+    fn calls_under_way_are_no_rule_and_have_no_margin() {
+        let both = Limit::new("both").scope(["user"]).images(100).in_flight(7).when("tier", "free").shadow();
+        let only = Limit::new("only").in_flight(100_000).window(Duration::from_secs(7));
+        let compiled = Policy::new().margin(0.5).limit(both).limit(only).compile().unwrap();
+        assert_eq!(summary(&compiled.rules), [("both", "images", 50, 60_000, false)]);
+        let slots: Vec<_> = compiled.in_flight.iter().map(|slots| (&*slots.name, slots.amount, slots.shadow)).collect();
+        assert_eq!(slots, [("both", 7, true), ("only", 100_000, false)]);
+        let [both, only] = &*compiled.in_flight else { panic!("two limits of calls under way") };
+        let subject = Subject::org("acme").attribute("tier", "free");
+        assert!(only.applies_to(&subject) && !both.applies_to(&subject));
+        assert!(both.applies_to(&subject.clone().user("alice")));
+        assert!(!both.applies_to(&subject.user("alice").attribute("tier", "paid")));
+    }
+
+    #[test]
+    fn a_fair_limit_shares_its_main_rules_and_a_shadow_limit_shadows_all() {
+        let fair = Limit::new("fair").scope(["tenant", "zone"]).images(1).tokens(2).smooth(Duration::from_secs(1));
+        let flags = |limit: Limit| {
+            let rules = rules(Policy::new().limit(limit));
+            rules.iter().map(|rule| (rule.fair, rule.smoothing, rule.shadow)).collect::<Vec<_>>()
+        };
+        let (main, smoothing) = ((true, false, false), (false, true, false));
+        assert_eq!(flags(fair.clone().fair_share()), [main, smoothing, main, smoothing]);
+        let (main, smoothing) = ((false, false, true), (false, true, true));
+        assert_eq!(flags(fair.clone().shadow()), [main, smoothing, main, smoothing]);
+        let rule = &rules(Policy::new().limit(fair))[0];
+        assert_eq!(*rule.scope_of_each_user(), ["tenant", "user", "zone"].map(Box::<str>::from));
     }
 
     #[test]

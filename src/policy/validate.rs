@@ -61,13 +61,13 @@ fn check_policy(policy: &Policy) -> Result<(), Fault> {
         return Err(at(policy, Policy::LIMITS_MAX, "name", &fault));
     }
     if let Some(margin) = policy.margin {
-        check_margin(margin).map_err(|message| Fault { place: Place::Policy("margin"), message })?;
+        check_share("margin", margin).map_err(|message| Fault { place: Place::Policy("margin"), message })?;
     }
     check_attributes("require", &policy.require).map_err(|(key, message)| Fault { place: Place::Policy(key), message })
 }
 
 fn check_limit(limit: &Limit) -> Result<(), LimitFault> {
-    check_name(limit.name()).map_err(|fault| ("name", fault))?;
+    check_name(limit.name()).map_err(|fault| ("name", format!("name = {:?}: {fault}", clipped(limit.name()))))?;
     check_resources(limit)?;
     check_period("window", limit.window)?;
     if let Some(smooth) = limit.smooth {
@@ -76,12 +76,28 @@ fn check_limit(limit: &Limit) -> Result<(), LimitFault> {
             let fault = format!("smooth = \"{smooth}\": it must be shorter than the window of {}", limit.window);
             return Err(("smooth", fault));
         }
+        check_windowed(limit, "smooth", &format!("\"{smooth}\""))?;
+    }
+    if limit.fair_share {
+        check_windowed(limit, "fair_share", "true")?;
     }
     if let Some(margin) = limit.margin {
-        check_margin(margin).map_err(|fault| ("margin", fault))?;
+        check_share("margin", margin).map_err(|fault| ("margin", fault))?;
     }
     check_attributes("scope", &limit.scope.0[1..])?;
+    if limit.fair_share && limit.scope.0.iter().any(|attribute| attribute == "user") {
+        let fault = "fair_share = true: it takes a scope without user, as with one each user has the limit to himself";
+        return Err(("fair_share", fault.to_owned()));
+    }
     check_when(limit)
+}
+
+/// Some keys are about what is counted per window.
+fn check_windowed(limit: &Limit, key: &'static str, value: &str) -> Result<(), LimitFault> {
+    if limit.windowed().next().is_some() {
+        return Ok(());
+    }
+    Err((key, format!("{key} = {value}: it takes a limit that counts more than in_flight")))
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -89,8 +105,7 @@ fn check_name(name: &str) -> Result<(), String> {
     if (1..=Limit::NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(spelled) {
         return Ok(());
     }
-    let (name, max) = (clipped(name), Limit::NAME_BYTES_MAX);
-    Err(format!("name = {name:?}: a name takes 1 to {max} of a-z, 0-9, -, _ and ."))
+    Err(format!("a name takes 1 to {} of a-z, 0-9, -, _ and .", Limit::NAME_BYTES_MAX))
 }
 
 fn check_resources(limit: &Limit) -> Result<(), LimitFault> {
@@ -101,34 +116,39 @@ fn check_resources(limit: &Limit) -> Result<(), LimitFault> {
             Resource::Requests => ("requests", "requests"),
             Resource::Tokens => ("tokens", "tokens"),
             Resource::Images => ("images", "images"),
+            Resource::InFlight => ("in_flight", "in_flight"),
             Resource::Custom(name) => (name.as_ref(), "custom"),
         };
         if key == "custom" {
             check_custom_name(name).map_err(|fault| (key, fault))?;
         }
         let amount = limit.amount_of(&resource).unwrap_or_default();
+        if resource == Resource::InFlight && amount > Limit::IN_FLIGHT_MAX {
+            return Err((key, format!("{name} = {amount}: calls under way are 0 to {}", Limit::IN_FLIGHT_MAX)));
+        }
         if amount > Cost::AMOUNT_MAX {
             return Err((key, format!("{name} = {amount}: an amount is 0 to {} (2^47)", Cost::AMOUNT_MAX)));
         }
     }
     if counted == 0 {
-        return Err(("name", "it counts nothing: set requests, tokens, images or a resource under custom".to_owned()));
+        let fault = "it counts nothing: set requests, tokens, images, in_flight or a resource under custom";
+        return Err(("name", fault.to_owned()));
     }
     Ok(())
 }
 
 /// As strict as attribute names: custom resources appear in keys and metrics beside the standard ones.
 fn check_custom_name(name: &str) -> Result<(), String> {
-    if ["requests", "tokens", "images"].contains(&name) {
+    if ["requests", "tokens", "images", "in_flight"].contains(&name) {
         return Err(format!("custom.{name}: {name} is a key of the limit itself, not a custom resource"));
     }
     let spelled = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let starts = name.starts_with(|first: char| first.is_ascii_lowercase());
-    if starts && name.len() <= 32 && name.bytes().all(spelled) && name != "in_flight" {
+    if starts && name.len() <= 32 && name.bytes().all(spelled) {
         return Ok(());
     }
     let name = clipped(name);
-    Err(format!("custom.{name:?}: a resource takes 1 to 32 of a-z, 0-9 and _, a letter first, and is not in_flight"))
+    Err(format!("custom.{name:?}: a resource takes 1 to 32 of a-z, 0-9 and _, a letter first"))
 }
 
 fn check_period(key: &'static str, period: Period) -> Result<(), LimitFault> {
@@ -139,11 +159,12 @@ fn check_period(key: &'static str, period: Period) -> Result<(), LimitFault> {
     Err((key, format!("{key} = \"{period}\": it takes 1s to 31d, in whole milliseconds")))
 }
 
-fn check_margin(margin: f64) -> Result<(), String> {
-    if (0.0..1.0).contains(&margin) {
+/// A margin or a headroom.
+fn check_share(key: &'static str, share: f64) -> Result<(), String> {
+    if (0.0..1.0).contains(&share) {
         return Ok(());
     }
-    Err(format!("margin = {margin}: a margin is at least 0 and below 1"))
+    Err(format!("{key} = {share}: a {key} is at least 0 and below 1"))
 }
 
 /// A list of attributes besides the org: each spelled right and named once.
@@ -194,12 +215,15 @@ fn check_ledgers(policy: &Policy) -> Result<(), Fault> {
     const LEDGERS_MAX: usize = 255;
     let rules = Compiled::new(policy).rules;
     let custom = |rule: &Rule| matches!(rule.resource, Resource::Custom(_)).then(|| rule.resource.clone());
-    let ledgers: HashSet<_> = rules.iter().map(|rule| (&rule.scope, rule.window_ms, custom(rule))).collect();
+    let ledger = |scope, rule: &Rule| (scope, rule.window_ms, custom(rule));
+    let mut ledgers: HashSet<_> = rules.iter().map(|rule| ledger(rule.scope.clone(), rule)).collect();
+    ledgers.extend(rules.iter().filter(|rule| rule.fair).map(|rule| ledger(rule.scope_of_each_user(), rule)));
     if ledgers.len() <= LEDGERS_MAX {
         return Ok(());
     }
     let message = format!(
-        "{} ledgers: a policy has at most {LEDGERS_MAX}, one per scope and window, and one more for each custom resource there",
+        "{} ledgers: a policy has at most {LEDGERS_MAX}, one per scope and window, one more for each custom resource there, \
+         and those of each user where it is shared fairly",
         ledgers.len()
     );
     Err(Fault { place: Place::Whole, message })
@@ -235,12 +259,13 @@ fn hides(policy: &Policy, other: &Limit, hidden: &Limit) -> Option<(Resource, u6
     let covered = other.when.iter().all(|(attribute, accepted)| {
         hidden.when.get(attribute).is_some_and(|narrower| narrower.0.is_subset(&accepted.0))
     });
-    if !covered || !same_scope {
+    // A shadow limit lets everything through.
+    if !covered || !same_scope || other.shadow {
         return None;
     }
     // A window is covered by so many windows of `other`, each of which holds its amount at most.
     let windows = hidden.window.millis().div_ceil(other.window.millis());
-    hidden.resources().find_map(|resource| {
+    hidden.windowed().find_map(|resource| {
         let amount = |limit: &Limit| Some(enforced(limit.amount_of(&resource)?, policy.margin_of(limit)));
         let (own, bound) = (amount(hidden)?, u128::from(amount(other)?) * u128::from(windows));
         (u128::from(own) >= bound).then_some((resource, own, bound))

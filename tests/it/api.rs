@@ -56,6 +56,7 @@ fn values_are_built_and_read() {
     assert_eq!(resources.clone().map(|resource| cost.of(&resource)), [2, 3, 4, 5]);
     assert_eq!((Cost::AMOUNT_MAX, Cost::new()), (1 << 47, Cost::default()));
     assert_eq!(resources.map(|resource| resource.to_string()), ["images", "tokens", "requests", "spend_micros"]);
+    assert_eq!((Resource::from("in_flight"), Resource::InFlight.name()), (Resource::InFlight, "in_flight"));
     assert_eq!(
         (Resource::from("images".to_owned()).name(), String::from(Resource::Tokens)),
         ("images", "tokens".to_owned())
@@ -69,10 +70,14 @@ fn a_policy_is_built_read_written_and_checked() {
     let limit = limit.margin(0.05).smooth(Duration::from_secs(1)).when("tier", "free");
     assert_eq!((limit.name(), limit.amount_of(&Resource::Requests), limit.resources().count()), ("a", Some(600), 4));
     assert_eq!((Limit::WINDOW_MIN.as_secs(), Limit::WINDOW_MAX.as_secs(), Limit::NAME_BYTES_MAX), (1, 31 * 86_400, 64));
-    let policy = Policy::new().limit(limit).require("user").margin(0.1);
+    let pool = Limit::new("pool").images(9).in_flight(8).fair_share();
+    assert_eq!(pool.amount_of(&Resource::InFlight), Some(8));
+    let trial = Limit::new("trial").amount(Resource::InFlight, 4).shadow();
+    assert_eq!(trial.resources().collect::<Vec<_>>(), [Resource::InFlight]);
+    let policy = Policy::new().limit(limit).limit(pool).limit(trial).require("user").margin(0.1);
     policy.validate().unwrap();
     assert_eq!(Policy::from_toml(&policy.to_toml()).unwrap(), policy);
-    assert_eq!((policy.limits().len(), Policy::LIMITS_MAX), (1, 64));
+    assert_eq!((policy.limits().len(), Policy::LIMITS_MAX), (3, 64));
     let preset: Preset = Policy::presets().find(|preset| preset.certainty == Certainty::Official).unwrap();
     assert_eq!(Policy::preset(&preset.name).unwrap(), preset.policy());
     assert!(!preset.access.is_empty() && !preset.source.is_empty());

@@ -51,7 +51,9 @@ fn a_policy_built_in_code_is_checked_like_a_file() {
     assert!(one(limit().margin(f64::NAN)).contains("margin = NaN"));
     assert!(one(limit().margin(f64::INFINITY)).contains("margin = inf"));
     assert!(one(limit().amount(Resource::Custom("tokens".into()), 1)).contains("custom.tokens"));
-    assert!(one(limit().scope(["org", "org"])).contains("named twice"));
+    assert!(one(limit().amount(Resource::Custom("in_flight".into()), 1)).contains("custom.in_flight"));
+    assert!(one(limit().in_flight(100_001)).contains("in_flight = 100001"));
+    assert!(one(limit().fair_share().scope(["user"])).contains("fair_share = true"));
     assert!(Policy::new().limit(limit().tokens(1 << 47)).validate().is_ok());
 }
 
@@ -72,6 +74,55 @@ fn a_policy_of_more_ledgers_than_one_decision_takes_is_refused() {
     assert!(of(254).is_ok());
     let fault = of(255).unwrap_err().to_string();
     assert!(fault.starts_with("256 ledgers: a policy has at most 255"), "{fault}");
+}
+
+#[test]
+fn a_fair_limit_takes_the_ledgers_of_its_users_too_unless_they_are_there() {
+    let of = |fair: usize, others: &[Limit]| {
+        let limit =
+            (0..fair).fold(Limit::new("pool").fair_share(), |limit, custom| limit.amount(format!("c{custom}"), 5));
+        others
+            .iter()
+            .cloned()
+            .fold(Policy::new().limit(limit), Policy::limit)
+            .validate()
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(of(127, &[]), Ok(()));
+    assert!(of(128, &[]).is_err_and(|fault| fault.starts_with("256 ledgers: ")));
+    let hour = Duration::from_secs(3600);
+    let own = |window| Limit::new("own").scope(["user"]).amount("c0", 1).window(window);
+    assert_eq!(of(127, &[own(Duration::from_secs(60)), Limit::new("org").amount("own", 1)]), Ok(()));
+    let other_window = of(127, &[own(hour), Limit::new("org").amount("own", 1)]);
+    assert!(other_window.is_err_and(|fault| fault.starts_with("256 ledgers: ")));
+    // The short window of a smoothed limit is not shared, and calls under way have no ledger.
+    let smoothed = |customs: usize| {
+        let limit = Limit::new("pool").fair_share().in_flight(8).smooth(Duration::from_secs(1));
+        let limit = (0..customs).fold(limit, |limit, custom| limit.amount(format!("c{custom}"), 5));
+        Policy::new().limit(limit).validate().map_err(|error| error.to_string())
+    };
+    assert_eq!(smoothed(85), Ok(()));
+    assert!(smoothed(86).is_err_and(|fault| fault.starts_with("258 ledgers: ")));
+}
+
+#[test]
+fn a_limit_may_count_nothing_but_calls_under_way_and_hides_no_other() {
+    let limit = |name: &str, calls| Limit::new(name).in_flight(calls);
+    let two = |first: Limit, second: Limit| Policy::new().limit(first).limit(second).validate();
+    assert!(two(limit("a", 0), limit("b", 100_000)).is_ok());
+    assert!(two(limit("a", 8), limit("b", 8)).is_ok());
+    assert!(two(limit("a", 8).images(5), limit("b", 8).images(5)).is_err());
+}
+
+#[test]
+fn a_shadow_limit_hides_no_other() {
+    let of = |name: &str| Limit::new(name).images(5);
+    let two = |first: Limit, second: Limit| refusal(&Policy::new().limit(first).limit(second));
+    assert!(two(of("first"), of("second")).starts_with("limit \"second\""));
+    assert!(two(of("first").shadow(), of("second")).starts_with("limit \"first\""), "the second denies");
+    assert!(two(of("first"), of("second").shadow()).starts_with("limit \"second\""), "the first denies");
+    assert_eq!(two(of("first").shadow(), of("second").images(6)), "valid");
+    assert_eq!(two(of("first").shadow(), of("second").shadow()), "valid");
 }
 
 /// A second limit beside 100 images in 60 s with a margin of 5 %, so 95.
@@ -170,18 +221,24 @@ fn limit(index: usize) -> impl Strategy<Value = Limit> {
     let amount = 0..=1_u64 << 47;
     let values = prop::collection::vec(".{1,20}", 0..3);
     let amounts = (prop::option::of(amount.clone()), prop::option::of(amount.clone()), amount);
-    (amounts, 2_000..=2_678_400_000_u64, prop::option::of(0.0..1.0), prop::option::of(1_000..2_000_u64), values)
-        .prop_map(move |((requests, custom, images), window_ms, margin, smooth_ms, values)| {
+    let times = (2_000..=2_678_400_000_u64, prop::option::of(1_000..2_000_u64));
+    let flags = (any::<bool>(), any::<bool>(), prop::option::of(0..=100_000_u64));
+    (amounts, times, prop::option::of(0.0..1.0), flags, values).prop_map(
+        move |((requests, custom, images), (window_ms, smooth_ms), margin, (fair, shadow, in_flight), values)| {
             let mut limit = Limit::new(format!("limit-{index}"))
-                .scope(["user".to_owned(), format!("a{index}")])
+                .scope([if fair { "model" } else { "user" }.to_owned(), format!("a{index}")])
                 .images(images)
                 .window(Duration::from_millis(window_ms));
             limit = requests.into_iter().fold(limit, Limit::requests);
             limit = custom.into_iter().fold(limit, |limit, amount| limit.amount("spend_micros", amount));
             limit = margin.into_iter().fold(limit, Limit::margin);
             limit = smooth_ms.into_iter().fold(limit, |limit, ms| limit.smooth(Duration::from_millis(ms)));
+            limit = in_flight.into_iter().fold(limit, Limit::in_flight);
+            limit = if fair { limit.fair_share() } else { limit };
+            limit = if shadow { limit.shadow() } else { limit };
             values.into_iter().fold(limit, |limit, value| limit.when("tier", value))
-        })
+        },
+    )
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
