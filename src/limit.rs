@@ -184,7 +184,7 @@ impl Limit {
         self
     }
 
-    /// Shares the limit fairly among the users under it. Default: not.
+    /// Shares the limit fairly among the users under it, by their [weights](crate::Policy::weight). Default: not.
     ///
     /// It is work-conserving: a lone user gets the whole pool. It needs a scope without `user`, and does not share calls under way.
     #[must_use]

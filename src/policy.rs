@@ -4,18 +4,26 @@
 
 mod compiled;
 mod file;
+mod priority;
 mod source;
 mod tiers;
 mod validate;
+mod weight;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::compiled::{Compiled, Rule};
+use self::{priority::Priority, weight::Weight};
 pub use self::{
     source::PolicySource,
     tiers::{Certainty, Preset},
 };
-use crate::{error::Error, limit::Limit};
+use crate::{
+    error::Error,
+    limit::{Choices, Integer, Limit},
+};
 
 /// A set of limits, checked as a whole.
 ///
@@ -45,8 +53,14 @@ pub struct Policy {
     require: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     margin: Option<f64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    hide_org: bool,
     #[serde(rename = "limit", default)]
     limits: Vec<Limit>,
+    #[serde(rename = "priority", default, skip_serializing_if = "BTreeMap::is_empty")]
+    priorities: BTreeMap<String, Priority>,
+    #[serde(rename = "weight", default, skip_serializing_if = "Vec::is_empty")]
+    weights: Vec<Weight>,
 }
 
 impl Policy {
@@ -77,6 +91,32 @@ impl Policy {
     #[must_use]
     pub fn margin(mut self, share: f64) -> Self {
         self.margin = Some(share);
+        self
+    }
+
+    /// Leaves figures of limits whose scope lacks `user` out of what a denial or permit shows. Default: shows them.
+    #[must_use]
+    pub fn hide_org(mut self) -> Self {
+        self.hide_org = true;
+        self
+    }
+
+    /// Adds or changes a priority class: its calls leave `headroom` of each amount, at least 0 and below 1, to the others.
+    ///
+    /// The name is spelled as a limit's; there may be 16 besides the standard ones. Default: `interactive` with 0 and `batch` with 0.1.
+    #[must_use]
+    pub fn priority(mut self, name: impl Into<String>, headroom: f64) -> Self {
+        self.priorities.insert(name.into(), Priority { headroom });
+        self
+    }
+
+    /// Adds a weight, 1 to 1,000, in the fair shares of users whose `attribute` has this value.
+    ///
+    /// The first one that holds a user counts; at most 64. Default: 1 for everyone.
+    #[must_use]
+    pub fn weight(mut self, weight: u32, attribute: impl Into<String>, value: impl Into<String>) -> Self {
+        let when = BTreeMap::from([(attribute.into(), Choices([value.into()].into()))]);
+        self.weights.push(Weight { weight: Integer(weight.into()), when });
         self
     }
 

@@ -1,12 +1,14 @@
 //! What a policy enforces: one rule per limit and resource, one more where the limit is smoothed, and slots for calls under way.
 //!
-//! Invariant: rules and slots come from a policy that passed `validate`, in policy order; scopes are sorted, so that equal scopes are equal.
+//! Invariant: rules and slots come from a policy that passed `validate`, in policy order; scopes are sorted, so that equal scopes are
+//! equal.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    error::Error,
     limit::{Choices, Limit, enforced},
-    policy::Policy,
+    policy::{Policy, priority::Headrooms, weight::Weight},
     resource::Resource,
     subject::Subject,
 };
@@ -20,6 +22,11 @@ pub(crate) struct Compiled {
     /// How many calls may be under way.
     #[cfg_attr(not(test), expect(dead_code, reason = "waits for the store to count calls under way"))]
     pub(crate) in_flight: Vec<Slots>,
+    /// Whether figures of limits that do not count by user are left out of what a denial or permit shows.
+    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the plan to leave figures out"))]
+    pub(crate) hide_org: bool,
+    headrooms: Headrooms,
+    weights: Vec<Weight>,
 }
 
 impl Compiled {
@@ -30,7 +37,31 @@ impl Compiled {
             in_flight.extend(slots_of(limit, &scope, &when));
             rules.extend(rules_of(limit, policy.margin_of(limit), &scope, &when));
         }
-        Self { rules, require: policy.require.iter().map(|attribute| attribute.as_str().into()).collect(), in_flight }
+        Self {
+            rules,
+            require: policy.require.iter().map(|attribute| attribute.as_str().into()).collect(),
+            in_flight,
+            hide_org: policy.hide_org,
+            headrooms: Headrooms::new(&policy.priorities),
+            weights: policy.weights.clone(),
+        }
+    }
+
+    /// The share of each amount that calls of this priority class leave to the others: in parts per million, below a million.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an unknown class, listing the classes there are.
+    #[cfg_attr(not(test), expect(dead_code, reason = "waits for calls that name their class"))]
+    pub(crate) fn headroom(&self, class: &str) -> Result<u32, Error> {
+        self.headrooms.of(class)
+    }
+
+    /// What the subject's user weighs in fair shares: 1 to 1,000.
+    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the plan to share limits fairly"))]
+    pub(crate) fn weight_of(&self, subject: &Subject) -> u32 {
+        let first = self.weights.iter().find(|weight| matches(&weight.when, subject));
+        first.and_then(|first| u32::try_from(first.weight.0).ok()).unwrap_or(1)
     }
 }
 
@@ -217,6 +248,12 @@ mod tests {
         assert_eq!(flags(fair.clone().shadow()), [main, smoothing, main, smoothing]);
         let rule = &rules(Policy::new().limit(fair))[0];
         assert_eq!(*rule.scope_of_each_user(), ["tenant", "user", "zone"].map(Box::<str>::from));
+    }
+
+    #[test]
+    fn what_is_hidden_is_carried_along() {
+        let hides = |policy: Policy| policy.limit(Limit::new("a").images(1)).compile().unwrap().hide_org;
+        assert!(hides(Policy::new().hide_org()) && !hides(Policy::new()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every refusal starts with the line it is about, unless it is about the file as a whole.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use toml::{
     Spanned,
@@ -47,9 +47,11 @@ fn misplaced(text: &str, fault: &Fault) -> Error {
     let at = file.as_ref().and_then(|file| match &fault.place {
         Place::Whole => None,
         Place::Policy(key) => position(file.get_ref(), key),
-        Place::Limit(index, key) => {
-            let limit = limits(file.get_ref()).nth(*index)?;
-            limit.get_ref().as_table().and_then(|keys| position(keys, key)).or(Some(limit.span().start))
+        Place::Limit(index, key) => within(entries(file.get_ref(), "limit").nth(*index)?, key),
+        Place::Weight(index, key) => within(entries(file.get_ref(), "weight").nth(*index)?, key),
+        Place::Priority(name, key) => {
+            let (found, class) = classes(file.get_ref()).find(|(found, _)| found.get_ref() == name)?;
+            class.get_ref().as_table().and_then(|keys| position(keys, key)).or(Some(found.span().start))
         }
     });
     match at {
@@ -58,15 +60,35 @@ fn misplaced(text: &str, fault: &Fault) -> Error {
     }
 }
 
-/// `limit "user": scope: ` for a span inside that limit's scope.
+/// `limit "user": scope: ` for a span inside that limit's scope, and so for weights and priority classes.
 fn owner_of(file: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
-    for limit in limits(file) {
+    for limit in entries(file, "limit") {
         let keys = limit.get_ref().as_table()?;
         let Some(key) = key_around(keys, span) else { continue };
         let name = keys.iter().find(|(key, _)| key.get_ref() == "name").and_then(|(_, name)| name.get_ref().as_str());
         return Some(format!("limit {:?}: {key}: ", name.unwrap_or("without a name")));
     }
+    for (number, weight) in (1..).zip(entries(file, "weight")) {
+        match weight.get_ref().as_table().and_then(|keys| key_around(keys, span)) {
+            Some(key) => return Some(format!("weight {number}: {key}: ")),
+            None if overlap(&weight.span(), span) => return Some(format!("weight {number}: ")),
+            None => {}
+        }
+    }
+    for (name, class) in classes(file) {
+        match class.get_ref().as_table().and_then(|keys| key_around(keys, span)) {
+            Some(key) => return Some(format!("priority {:?}: {key}: ", name.get_ref())),
+            None if overlap(&name.span(), span) || overlap(&class.span(), span) => {
+                return Some(format!("priority {:?}: ", name.get_ref()));
+            }
+            None => {}
+        }
+    }
     key_around(file, span).map(|key| format!("{key}: "))
+}
+
+fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
 /// The key whose name or value holds the span.
@@ -79,9 +101,24 @@ fn key_around<'t>(table: &'t DeTable<'_>, span: &Range<usize>) -> Option<&'t str
     held.map(|(key, _)| key.get_ref().as_ref())
 }
 
-fn limits<'t, 'i>(file: &'t DeTable<'i>) -> impl Iterator<Item = &'t Spanned<DeValue<'i>>> {
-    let list = file.iter().find(|(key, _)| key.get_ref() == "limit").and_then(|(_, list)| list.get_ref().as_array());
+/// The entries of the list of this name.
+fn entries<'t, 'i>(file: &'t DeTable<'i>, list: &str) -> impl Iterator<Item = &'t Spanned<DeValue<'i>>> {
+    let list = file.iter().find(|(key, _)| key.get_ref() == list).and_then(|(_, list)| list.get_ref().as_array());
     list.into_iter().flat_map(|list| list.iter())
+}
+
+/// The priority classes by name.
+fn classes<'t, 'i>(
+    file: &'t DeTable<'i>,
+) -> impl Iterator<Item = (&'t Spanned<Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
+    let table =
+        file.iter().find(|(key, _)| key.get_ref() == "priority").and_then(|(_, table)| table.get_ref().as_table());
+    table.into_iter().flat_map(|table| table.iter())
+}
+
+/// Where an entry has this key, or else where it starts.
+fn within(entry: &Spanned<DeValue<'_>>, key: &str) -> Option<usize> {
+    entry.get_ref().as_table().and_then(|keys| position(keys, key)).or(Some(entry.span().start))
 }
 
 fn position(table: &DeTable<'_>, key: &str) -> Option<usize> {

@@ -2,14 +2,15 @@
 //!
 //! Invariant: every message names the limit, the key, its value and what is allowed; the place says where a file has it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::{
     cost::Cost,
-    limit::{Limit, Period, enforced},
+    limit::{Choices, Limit, Period, enforced},
     policy::{
         Policy,
         compiled::{Compiled, Rule},
+        priority, weight,
     },
     resource::Resource,
     subject::{Subject, check_attribute_name},
@@ -31,6 +32,10 @@ pub(super) enum Place {
     Policy(&'static str),
     /// A key of the limit at this index.
     Limit(usize, String),
+    /// A key of the priority class of this name, or the class itself if it has no such key.
+    Priority(String, &'static str),
+    /// A key of the weight at this index.
+    Weight(usize, &'static str),
 }
 
 pub(super) fn check(policy: &Policy) -> Result<(), Fault> {
@@ -39,12 +44,14 @@ pub(super) fn check(policy: &Policy) -> Result<(), Fault> {
         check_limit(limit).map_err(|(key, fault)| at(policy, index, key, &fault))?;
     }
     check_names(policy)?;
+    priority::check(&policy.priorities)?;
+    weight::check(&policy.weights)?;
     check_ledgers(policy)?;
     check_reachable(policy)
 }
 
-/// What is wrong with one limit: the key, and the rest of the message after the limit's name.
-type LimitFault = (&'static str, String);
+/// What is wrong with one limit or weight: the key, and the rest of the message after its name.
+pub(super) type LimitFault = (&'static str, String);
 
 fn at(policy: &Policy, index: usize, key: &str, fault: &str) -> Fault {
     let name = clipped(policy.limits[index].name());
@@ -89,7 +96,7 @@ fn check_limit(limit: &Limit) -> Result<(), LimitFault> {
         let fault = "fair_share = true: it takes a scope without user, as with one each user has the limit to himself";
         return Err(("fair_share", fault.to_owned()));
     }
-    check_when(limit)
+    check_when(&limit.when)
 }
 
 /// Some keys are about what is counted per window.
@@ -100,7 +107,7 @@ fn check_windowed(limit: &Limit, key: &'static str, value: &str) -> Result<(), L
     Err((key, format!("{key} = {value}: it takes a limit that counts more than in_flight")))
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     let spelled = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     if (1..=Limit::NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(spelled) {
         return Ok(());
@@ -160,7 +167,7 @@ fn check_period(key: &'static str, period: Period) -> Result<(), LimitFault> {
 }
 
 /// A margin or a headroom.
-fn check_share(key: &'static str, share: f64) -> Result<(), String> {
+pub(super) fn check_share(key: &'static str, share: f64) -> Result<(), String> {
     if (0.0..1.0).contains(&share) {
         return Ok(());
     }
@@ -187,8 +194,8 @@ fn check_attribute(attribute: &str) -> Result<(), String> {
     }
 }
 
-fn check_when(limit: &Limit) -> Result<(), LimitFault> {
-    for (attribute, accepted) in &limit.when {
+pub(super) fn check_when(when: &BTreeMap<String, Choices>) -> Result<(), LimitFault> {
+    for (attribute, accepted) in when {
         check_attribute(attribute).map_err(|fault| ("when", format!("when: {fault}")))?;
         if accepted.0.is_empty() {
             return Err(("when", format!("when: {attribute} = []: it takes at least one value")));
@@ -273,7 +280,7 @@ fn hides(policy: &Policy, other: &Limit, hidden: &Limit) -> Option<(Resource, u6
 }
 
 /// The start of a text that may be long.
-fn clipped(text: &str) -> String {
+pub(super) fn clipped(text: &str) -> String {
     let mut start: String = text.chars().take(40).collect();
     if start.len() < text.len() {
         start.push_str("...");

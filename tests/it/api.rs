@@ -75,6 +75,7 @@ fn a_policy_is_built_read_written_and_checked() {
     let trial = Limit::new("trial").amount(Resource::InFlight, 4).shadow();
     assert_eq!(trial.resources().collect::<Vec<_>>(), [Resource::InFlight]);
     let policy = Policy::new().limit(limit).limit(pool).limit(trial).require("user").margin(0.1);
+    let policy = policy.priority("nightly", 0.5).weight(4, "tier", "pro").hide_org();
     policy.validate().unwrap();
     assert_eq!(Policy::from_toml(&policy.to_toml()).unwrap(), policy);
     assert_eq!((policy.limits().len(), Policy::LIMITS_MAX), (3, 64));

@@ -54,6 +54,13 @@ fn a_policy_built_in_code_is_checked_like_a_file() {
     assert!(one(limit().amount(Resource::Custom("in_flight".into()), 1)).contains("custom.in_flight"));
     assert!(one(limit().in_flight(100_001)).contains("in_flight = 100001"));
     assert!(one(limit().fair_share().scope(["user"])).contains("fair_share = true"));
+    let class = |name: &str, headroom| refusal(&Policy::new().limit(limit()).priority(name, headroom));
+    assert!(class("batch", f64::NAN).contains("headroom = NaN"));
+    assert!(class("Batch", 0.5).contains("priority \"Batch\""));
+    assert!(
+        refusal(&Policy::new().limit(limit()).weight(4, "Tier", "pro")).contains("weight 1: when: attribute \"Tier\"")
+    );
+    assert!(one(limit().scope(["org", "org"])).contains("named twice"));
     assert!(Policy::new().limit(limit().tokens(1 << 47)).validate().is_ok());
 }
 
@@ -243,9 +250,15 @@ fn limit(index: usize) -> impl Strategy<Value = Limit> {
 
 fn policy() -> impl Strategy<Value = Policy> {
     let limits = (1..6_usize).prop_flat_map(|count| (0..count).map(limit).collect::<Vec<_>>());
-    (limits, prop::option::of(0.0..1.0), any::<bool>()).prop_map(|(limits, margin, require)| {
+    let priorities = prop::collection::vec((prop::sample::select(vec!["batch", "x.y", "0-_"]), 0.0..1.0), 0..3);
+    let weights = prop::collection::vec((1..=1000_u32, ".{1,20}"), 0..3);
+    let whole = (prop::option::of(0.0..1.0), any::<bool>(), any::<bool>());
+    (limits, whole, priorities, weights).prop_map(|(limits, (margin, require, hide_org), priorities, weights)| {
         let policy = limits.into_iter().fold(Policy::new(), Policy::limit);
         let policy = margin.into_iter().fold(policy, Policy::margin);
+        let policy = priorities.into_iter().fold(policy, |policy, (name, headroom)| policy.priority(name, headroom));
+        let policy = weights.into_iter().fold(policy, |policy, (weight, user)| policy.weight(weight, "user", user));
+        let policy = if hide_org { policy.hide_org() } else { policy };
         if require { policy.require("user").require("tenant") } else { policy }
     })
 }
