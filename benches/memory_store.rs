@@ -81,6 +81,7 @@ fn decisions(criterion: &mut Criterion) {
             home: Some(1),
             max_wait_ms: 0,
             moves_up: false,
+            fair: Vec::new(),
         };
         let requests: Vec<_> = (0..USERS).map(request).collect();
         group.bench_function(name, |bencher| {

@@ -7,6 +7,7 @@
 //! Lacks records of reservations (the store keeps those) and limits: an [`Ask`] says how full a window may be, whatever limits that
 //! stands for.
 
+pub(crate) mod fair;
 mod ledger;
 mod line;
 

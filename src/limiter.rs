@@ -301,7 +301,7 @@ impl Asking {
         let Some(setter) = first.setter else { return Decision::Allowed(statuses) };
         let short: Vec<_> = asked.iter().map(|(ledger, ask)| ledger.short_at(first.at - 1, ask)).collect();
         let verdict = Verdict::Denied { at: first.at, setter, short: short.clone() };
-        let answer = Answer { verdict, now: seen.now, ledgers: states };
+        let answer = Answer { verdict, now: seen.now, ledgers: states, standings: Vec::new() };
         Decision::Denied(self.plan.denial_until(&answer, first.at, setter, &short, 0))
     }
 }

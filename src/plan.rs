@@ -139,7 +139,7 @@ impl Plan {
 
     pub(crate) fn acquire_request(&self, id: ReservationId, max_wait_ms: u64) -> AcquireRequest {
         let ledgers = self.ledgers.iter().map(|ledger| ledger.asked.clone()).collect();
-        AcquireRequest { id, ledgers, home: self.home, max_wait_ms, moves_up: false }
+        AcquireRequest { id, ledgers, fair: Vec::new(), notes: false, home: self.home, max_wait_ms, moves_up: false }
     }
 
     /// Settles with `actual`, or gives everything back. A resource that `actual` does not name keeps its estimate.

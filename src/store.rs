@@ -11,7 +11,7 @@ pub(crate) mod memory;
 pub(crate) mod redis;
 
 use crate::{
-    calendar::{Amounts, Ask, Entry},
+    calendar::{Amounts, Ask, Entry, fair::{Member, Standing}},
     error::Error,
     store::{keyspace::LedgerKey, memory::MemoryStore},
 };
@@ -34,11 +34,28 @@ pub(crate) struct AskedLedger {
     pub(crate) ask: Ask,
 }
 
+/// A pool of a request that is shared fairly among users: one resource of one ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct FairAsk {
+    /// The pool, among the ledgers asked.
+    pub(crate) pool: usize,
+    /// What the user has of it, among the ledgers asked.
+    pub(crate) user: usize,
+    /// The resource's place in both.
+    pub(crate) place: usize,
+    pub(crate) limit: u64,
+    pub(crate) member: Member,
+}
+
 /// Asks for a charge on several ledgers, all or nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct AcquireRequest {
     pub(crate) id: ReservationId,
     pub(crate) ledgers: Vec<AskedLedger>,
+    /// Pools that are shared fairly.
+    pub(crate) fair: Vec<FairAsk>,
+    /// The first call of the user in a second, as far as this process knows: pools note who asks.
+    pub(crate) notes: bool,
     /// The ledger whose entries carry the reservations, if one is fit for it: see [`keyspace`].
     pub(crate) home: Option<usize>,
     /// How far ahead a place may lie; 0 asks for now or nothing.
@@ -94,6 +111,8 @@ pub(crate) struct Answer {
     pub(crate) now: u64,
     /// One per ledger asked.
     pub(crate) ledgers: Vec<LedgerState>,
+    /// One per pool shared fairly; none for a repeat.
+    pub(crate) standings: Vec<Standing>,
 }
 
 /// One ledger of a charge that is settled.

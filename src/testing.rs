@@ -8,7 +8,7 @@ use crate::{
     clock::{Clock, ManualClock},
     error::Error,
     store::{
-        AcquireRequest, AskedLedger, Ending, InspectRequest, ReservationId, SettleRequest, Settled, SettledLedger,
+        AcquireRequest, AskedLedger, Ending, FairAsk, InspectRequest, ReservationId, SettleRequest, Settled, SettledLedger,
         Store, Verdict, keyspace::LedgerKey, memory::MemoryStore,
     },
 };
@@ -39,6 +39,27 @@ pub struct RawAcquire {
     pub max_wait_ms: u64,
     /// Asks for a better place.
     pub moves_up: bool,
+    /// Pools that are shared fairly.
+    pub fair: Vec<RawFair>,
+}
+
+/// A pool that is shared fairly.
+#[derive(Clone, Debug)]
+pub struct RawFair {
+    /// Its ledger and that of the user, among those asked.
+    pub pool: usize,
+    /// See `pool`.
+    pub user: usize,
+    /// The place of the resource.
+    pub place: usize,
+    /// What the pool may hold.
+    pub limit: u64,
+    /// The weight of the user.
+    pub weight: u32,
+    /// The id of the user.
+    pub name: String,
+    /// The pool notes who asks.
+    pub notes: bool,
 }
 
 /// What is asked of one ledger.
@@ -205,9 +226,18 @@ fn request(raw: &RawAcquire) -> AcquireRequest {
         let ask = Ask { amounts: asked.amounts, bounds, horizon_ms: asked.ledger.window_ms + further.unwrap_or(0) };
         AskedLedger { key: key(&asked.ledger), window_ms: asked.ledger.window_ms, ask }
     };
+    let fair = |fair: &RawFair| FairAsk {
+        pool: fair.pool,
+        user: fair.user,
+        place: fair.place,
+        limit: fair.limit,
+        member: (fair.weight, fair.name.as_str().into()),
+    };
     AcquireRequest {
         id: ReservationId(raw.id),
         ledgers: raw.asked.iter().map(asked).collect(),
+        fair: raw.fair.iter().map(fair).collect(),
+        notes: raw.fair.iter().any(|fair| fair.notes),
         home: raw.home,
         max_wait_ms: raw.max_wait_ms,
         moves_up: raw.moves_up,

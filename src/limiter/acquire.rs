@@ -173,7 +173,7 @@ impl Waiting<'_> {
             let mut request = asking.plan.acquire_request(asking.id, u64::MAX >> 16);
             request.moves_up = true;
             match asking.dispatch.acquire(&asking.org, request).await {
-                Ok(Answer { verdict: Verdict::Admitted { at }, now, ledgers }) => {
+                Ok(Answer { verdict: Verdict::Admitted { at }, now, ledgers, standings }) => {
                     if !confirmed && now > at + PASSED_MS_MAX {
                         return Ok(None);
                     }
@@ -181,7 +181,7 @@ impl Waiting<'_> {
                     place = place.min(at);
                     due_ms = clock.now_ms() + place.saturating_sub(now);
                     in_line.asked(place, clock.now_ms());
-                    let answer = Answer { verdict: Verdict::Admitted { at: place }, now, ledgers };
+                    let answer = Answer { verdict: Verdict::Admitted { at: place }, now, ledgers, standings };
                     permit = asking.permit(&answer, place, self.made_at);
                 }
                 Ok(_) => return Ok(None),

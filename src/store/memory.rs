@@ -8,11 +8,15 @@ use std::collections::{HashMap, VecDeque};
 use parking_lot::Mutex;
 
 use crate::{
-    calendar::{Amounts, Ask, Ledger, earliest, place_in_line},
+    calendar::{
+        Amounts, Ask, Ledger, earliest,
+        fair::{HEAVY_PARTS, Pool, Standing},
+        place_in_line,
+    },
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, Contents, Ending, InspectRequest, Inspected, LedgerState, ReservationId, SettleRequest,
+        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, LedgerState, ReservationId, SettleRequest,
         Settled, Verdict, keyspace::LedgerKey,
     },
 };
@@ -40,6 +44,15 @@ struct Org {
     records: HashMap<ReservationId, Record>,
     /// Records by the time they were made to last when they were queued; a booking may last longer.
     expiring: VecDeque<(u64, ReservationId)>,
+    /// Pools that are shared fairly, by their ledger and the resource's place in it.
+    pools: HashMap<(LedgerKey, usize), Pool>,
+}
+
+/// A request as fair share leaves it.
+struct Lowered {
+    asks: Vec<Ask>,
+    max_wait_ms: u64,
+    standings: Vec<Standing>,
 }
 
 /// One reservation.
@@ -120,42 +133,81 @@ impl Org {
             }
         }
         let known = self.records.get(&request.id).copied().filter(|record| record.expires_at > now);
-        let verdict = match known {
-            Some(record) if record.state == State::Released => Verdict::Released,
-            Some(record) if record.state == State::Open && record.amounts != charged_home(request) => Verdict::Mismatch,
-            Some(record) if request.moves_up && record.state == State::Open && record.at > now => {
-                Verdict::Admitted { at: self.move_up(request, record.at, now) }
+        let (verdict, standings) = match known {
+            Some(record) if record.state == State::Released => (Verdict::Released, Vec::new()),
+            Some(record) if record.state == State::Open && record.amounts != charged_home(request) => {
+                (Verdict::Mismatch, Vec::new())
             }
-            Some(record) => Verdict::Admitted { at: record.at },
+            Some(record) if request.moves_up && record.state == State::Open && record.at > now => {
+                (Verdict::Admitted { at: self.move_up(request, record.at, now) }, Vec::new())
+            }
+            Some(record) => (Verdict::Admitted { at: record.at }, Vec::new()),
             None => self.decide(request, now),
         };
         let ledgers = request.ledgers.iter().map(|asked| self.ledgers.get(&asked.key).map(state).unwrap_or_default());
-        Answer { verdict, now, ledgers: ledgers.collect() }
+        Answer { verdict, now, ledgers: ledgers.collect(), standings }
     }
 
-    fn decide(&mut self, request: &AcquireRequest, now: u64) -> Verdict {
-        let asked = self.asked(request);
+    fn decide(&mut self, request: &AcquireRequest, now: u64) -> (Verdict, Vec<Standing>) {
+        let lowered = self.lower(request, now);
+        let asked = self.asked(request, &lowered.asks);
         let first = earliest(&asked, now);
-        let Some(setter) = first.setter else {
-            self.charge(request, now);
-            self.record(request, now, now);
-            return Verdict::Admitted { at: now };
+        let place = match (first.setter, lowered.max_wait_ms) {
+            (None, _) => Some(now),
+            (_, 0) => None,
+            (_, max_wait_ms) => place_in_line(&asked, now, max_wait_ms, first),
         };
-        let place = match request.max_wait_ms {
-            0 => None,
-            max_wait_ms => place_in_line(&asked, now, max_wait_ms, first),
-        };
-        match place {
-            Some(at) => {
-                self.charge(request, at);
-                self.record(request, at, now);
-                Verdict::Admitted { at }
-            }
-            None => {
+        let verdict = match (place, first.setter) {
+            (None, Some(setter)) => {
                 let short = asked.iter().map(|(ledger, ask)| ledger.short_at(first.at - 1, ask)).collect();
                 Verdict::Denied { at: first.at, setter, short }
             }
+            (place, _) => Verdict::Admitted { at: place.unwrap_or(now) },
+        };
+        for (fair, standing) in request.fair.iter().zip(&lowered.standings) {
+            let pool_key = &request.ledgers[fair.pool].key;
+            let used = self.ledgers.get(pool_key).map_or(0, |ledger| ledger.used()[fair.place]);
+            let Some(pool) = self.pools.get_mut(&(pool_key.clone(), fair.place)) else { continue };
+            if standing.held {
+                pool.hold();
+            }
+            if !standing.heavy && first.setter == Some(fair.pool) {
+                pool.press(fair.limit, used, request.ledgers[fair.pool].ask.amounts[fair.place]);
+            }
+            if request.notes {
+                pool.note(&fair.member, standing.heavy, now);
+            }
         }
+        if let Some(at) = place {
+            self.charge(request, at);
+            self.record(request, at, now);
+        }
+        (verdict, lowered.standings)
+    }
+
+    /// Lowers what a request may find in its ledgers by how its user stands in the pools that are shared fairly.
+    fn lower(&mut self, request: &AcquireRequest, now: u64) -> Lowered {
+        let asks = request.ledgers.iter().map(|asked| asked.ask).collect();
+        let mut lowered = Lowered { asks, max_wait_ms: request.max_wait_ms, standings: Vec::new() };
+        for fair in &request.fair {
+            let (pool_key, window_ms) = (&request.ledgers[fair.pool].key, request.ledgers[fair.pool].window_ms);
+            let cost = request.ledgers[fair.pool].ask.amounts[fair.place];
+            let used = self.ledgers.get(pool_key).map_or(0, |ledger| ledger.used()[fair.place]);
+            let user = self.ledgers.get(&request.ledgers[fair.user].key);
+            let of_user = user.map_or(0, |ledger| ledger.entries().iter().map(|entry| entry.amounts[fair.place]).sum());
+            let pool = self.pools.entry((pool_key.clone(), fair.place)).or_default();
+            pool.tick(now, window_ms, fair.limit, used);
+            let standing = pool.standing(fair.limit, fair.member.0, of_user, cost);
+            if standing.heavy {
+                let bound = &mut lowered.asks[fair.user].bounds[fair.place];
+                *bound = (*bound).min(standing.share.saturating_sub(cost));
+                let bound = &mut lowered.asks[fair.pool].bounds[fair.place];
+                *bound = (*bound).min(fair.limit.saturating_sub(standing.reserve).saturating_sub(cost));
+                lowered.max_wait_ms = lowered.max_wait_ms.min(window_ms / HEAVY_PARTS);
+            }
+            lowered.standings.push(standing);
+        }
+        lowered
     }
 
     /// Asks again with the place given back first: it moves up or stays.
@@ -166,7 +218,8 @@ impl Org {
                 ledger.settle(place, u64::MAX, asked.ask.amounts, [0; 3]);
             }
         }
-        let asked = self.asked(request);
+        let lowered = self.lower(request, now);
+        let asked = self.asked(request, &lowered.asks);
         let first = earliest(&asked, now);
         match place_in_line(&asked, now, u64::MAX, first) {
             Some(at) if at < place => {
@@ -185,9 +238,9 @@ impl Org {
         }
     }
 
-    fn asked<'a>(&'a self, request: &'a AcquireRequest) -> Vec<(&'a Ledger, &'a Ask)> {
-        let with_ledger = |asked: &'a crate::store::AskedLedger| Some((self.ledgers.get(&asked.key)?, &asked.ask));
-        request.ledgers.iter().filter_map(with_ledger).collect()
+    fn asked<'a>(&'a self, request: &AcquireRequest, asks: &'a [Ask]) -> Vec<(&'a Ledger, &'a Ask)> {
+        let with_ledger = |(asked, ask): (&AskedLedger, &'a Ask)| Some((self.ledgers.get(&asked.key)?, ask));
+        request.ledgers.iter().zip(asks).filter_map(with_ledger).collect()
     }
 
     fn charge(&mut self, request: &AcquireRequest, at: u64) {

@@ -63,7 +63,7 @@ impl<'a> Line<'a> {
             limits: [Some(*limit), None, None],
         };
         let asked = self.ledgers.iter().map(ask).collect();
-        let request = RawAcquire { id, asked, home: None, max_wait_ms, moves_up: false };
+        let request = RawAcquire { id, asked, home: None, max_wait_ms, moves_up: false, fair: Vec::new() };
         match self.send(&request).await.verdict {
             RawVerdict::Admitted { at } => Ok(Ticket { request, place: at }),
             RawVerdict::Denied { at, .. } => Err(at),

@@ -91,7 +91,7 @@ fn ledgers(user: u64) -> [RawLedger; 2] {
 
 fn acquire(id: [u8; 16], user: u64) -> RawAcquire {
     let asked = ledgers(user).map(|ledger| RawAsk { ledger, amounts: [3, 0, 0], limits: [Some(1 << 40), None, None] });
-    RawAcquire { id, asked: asked.into(), home: Some(1), max_wait_ms: 0, moves_up: false }
+    RawAcquire { id, asked: asked.into(), home: Some(1), max_wait_ms: 0, moves_up: false, fair: Vec::new() }
 }
 
 fn settle(id: [u8; 16], user: u64, actual: Option<u64>) -> RawSettle {

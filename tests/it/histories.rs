@@ -42,7 +42,7 @@ impl Both {
             amounts: [cost, 0, 0],
             limits: [Some(limit), None, None],
         });
-        RawAcquire { id, asked: asked.to_vec(), home: Some(1), max_wait_ms, moves_up: false }
+        RawAcquire { id, asked: asked.to_vec(), home: Some(1), max_wait_ms, moves_up: false, fair: Vec::new() }
     }
 
     async fn acquire(&self, request: &RawAcquire) -> RawVerdict {

@@ -7,6 +7,7 @@ mod api;
 mod bookings;
 mod corpus;
 mod exactly_once;
+mod fairness;
 mod faults;
 mod fixtures;
 mod histories;

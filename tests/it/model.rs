@@ -123,7 +123,7 @@ impl History {
         });
         let asked = shape.into_iter().map(|(ledger, limits)| RawAsk { ledger, amounts, limits }).collect();
         let max_wait_ms = *[0, 0, 500, 30_000, 600_000].choose(&mut self.random).unwrap();
-        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false }
+        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false, fair: Vec::new() }
     }
 
     /// A request as before: a repeat, or a question whether the place moved up.

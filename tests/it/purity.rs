@@ -82,7 +82,7 @@ fn request(number: u8, user: &str, carried: bool) -> RawAcquire {
     // ids of one second share a hash of records
     let mut id = [0; 16];
     id[15] = number;
-    RawAcquire { id, asked, home, max_wait_ms: 0, moves_up: false }
+    RawAcquire { id, asked, home, max_wait_ms: 0, moves_up: false, fair: Vec::new() }
 }
 
 fn settlement(number: u8, user: &str, carried: bool) -> RawSettle {

@@ -50,7 +50,7 @@ fn answer(reader: &mut Reader<'_>, now: u64, asked: usize) -> Result<Result<Answ
         6 => return Ok(Err(Error::invalid("an amount is out of range: 0 to 2^47"))),
         _ => return Err(unreadable("an answer of the script has an unknown code")),
     };
-    Ok(Ok(Answer { verdict, now, ledgers }))
+    Ok(Ok(Answer { verdict, now, ledgers, standings: Vec::new() }))
 }
 
 pub(crate) fn settled(bytes: &[u8], requests: usize) -> Result<Vec<Result<Settled, Error>>, Error> {
