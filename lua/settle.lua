@@ -1,7 +1,7 @@
 -- settle.lua: ends reservations of one org, each once: a commit changes its charge to what was used, a release gives it back.
 --
 -- KEYS  as acquire.lua
--- ARGV  1            packed     n ledgers I2, m requests I2
+-- ARGV  1            packed     n ledgers I2, m requests I2, 0 I2
 --                               per ledger: window I6 (ms), home I1
 --                               per request: id c16, ending I1 (1 commit, 2 release), made_at I6 (ms; 0: unknown), home I2, records I2,
 --                               ledgers charged I1; then per ledger charged: ledger I2, three estimates I6, three actual amounts I6

@@ -29,6 +29,8 @@ pub struct LimitStatus {
     pub window_ms: u64,
     /// Until everything charged or booked so far has left the window, if nobody asks again. Zero when nothing is.
     pub reset_after: Duration,
+    /// It counts and reports, but does not deny: `used` may exceed `limit`.
+    pub shadow: bool,
 }
 
 /// What a store answers to a request that is not charged: see [`Limiter::peek`](crate::Limiter::peek).
@@ -47,12 +49,27 @@ pub enum Decision {
 pub enum Retry {
     /// Exact: if nobody else acts, the same call is denied 1 ms before and admitted then.
     After(Duration),
+    /// As far as can be seen now: it depends on what other users do.
+    Estimate(Duration),
     /// The line is full: no place can be promised yet. Ask for one again then, not for admission.
     AskAgainAfter(Duration),
     /// The cost exceeds the limit and can never be admitted. How far it is over, in units of the resource.
     Never {
         /// The cost less the limit. A cost of 12 against a limit of 10 is over by 2.
         over_by: u64,
+    },
+}
+
+/// What kept a call from being admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The limit is used up, or the cost exceeds it.
+    Limit,
+    /// The user has a fair share of the limit, or more; what is left is for others.
+    FairShare {
+        /// What the user may have in a window, at that moment. It changes as users come and go.
+        share: u64,
     },
 }
 
@@ -64,6 +81,8 @@ pub struct Denial {
     pub limit: Arc<str>,
     /// The resource of that limit which does not fit.
     pub resource: Resource,
+    /// What kept the call from being admitted.
+    pub reason: Reason,
     /// When to come back.
     pub retry: Retry,
     /// Where each limit stands, in policy order.
@@ -71,13 +90,20 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// The exact time until the call fits if nobody else acts; `None` if it never can, or no place can be promised yet.
+    /// The time until the call fits, exact if nobody else acts unless [`is_estimate`](Self::is_estimate) says otherwise; `None` if it
+    /// never can, or no place can be promised yet.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.retry {
-            Retry::After(wait) => Some(wait),
+            Retry::After(wait) | Retry::Estimate(wait) => Some(wait),
             Retry::AskAgainAfter(_) | Retry::Never { .. } => None,
         }
+    }
+
+    /// Whether [`retry_after`](Self::retry_after) is an estimate.
+    #[must_use]
+    pub fn is_estimate(&self) -> bool {
+        matches!(self.retry, Retry::Estimate(_))
     }
 
     /// Whether the cost exceeds the limit, so that no waiting helps.
@@ -90,8 +116,14 @@ impl Denial {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "limit `{}` on {} ", self.limit, self.resource)?;
+        if let Reason::FairShare { share } = self.reason {
+            write!(f, "is shared fairly, and this user's share is {share}; ")?;
+        } else if matches!(self.retry, Retry::After(_) | Retry::Estimate(_)) {
+            f.write_str("is used up; ")?;
+        }
         match self.retry {
-            Retry::After(wait) => write!(f, "is used up; retry after {wait:?}"),
+            Retry::After(wait) => write!(f, "retry after {wait:?}"),
+            Retry::Estimate(wait) => write!(f, "retry after about {wait:?}"),
             Retry::AskAgainAfter(wait) => write!(f, "has no place to promise; ask again after {wait:?}"),
             Retry::Never { over_by } => write!(f, "can never admit this cost: it is over by {over_by}"),
         }

@@ -6,6 +6,7 @@
 #[cfg(feature = "redis")]
 mod lanes;
 mod line;
+mod presence;
 
 use std::sync::Arc;
 #[cfg(feature = "redis")]
@@ -14,8 +15,8 @@ use std::time::Duration;
 use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::task::TaskTracker;
 
-use self::line::Line;
 pub(crate) use self::line::{InLine, PACE_MS_MIN};
+use self::{line::Line, presence::Presence};
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
@@ -42,6 +43,7 @@ pub(crate) struct Dispatch {
     settles: Arc<Lanes<SettleRequest, Settled>>,
     /// Who waits in this process.
     line: Arc<Line>,
+    presence: Presence,
     tasks: TaskTracker,
 }
 
@@ -60,12 +62,18 @@ impl Dispatch {
         };
         let acquires = Lanes::new(acquire, batch_max, tasks.clone());
         let settles = Lanes::new(settle, batch_max, tasks.clone());
-        Arc::new(Self { store, clock, acquires, settles, line: Arc::default(), tasks })
+        Arc::new(Self { store, clock, acquires, settles, line: Arc::default(), presence: Presence::default(), tasks })
     }
 
     #[cfg(not(feature = "redis"))]
     pub(crate) fn new(store: Store, clock: Clock, _batch_max: usize) -> Arc<Self> {
-        Arc::new(Self { store: Arc::new(store), clock, line: Arc::default(), tasks: TaskTracker::new() })
+        Arc::new(Self {
+            store: Arc::new(store),
+            clock,
+            line: Arc::default(),
+            presence: Presence::default(),
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// Decides a request. One round trip.
@@ -93,6 +101,11 @@ impl Dispatch {
             self.nudge(org);
         }
         settled
+    }
+
+    /// Whether pools that are shared fairly should note who asks.
+    pub(crate) fn notes(&self, org: &str, user: &str) -> bool {
+        self.presence.is_first(org, user, self.clock.now_ms())
     }
 
     /// Takes a place in line; `wake` is notified when there may be a better one.

@@ -22,7 +22,7 @@ pub mod testing;
 pub use crate::{
     clock::ManualClock,
     cost::Cost,
-    decision::{Decision, Denial, LimitStatus, Retry},
+    decision::{Decision, Denial, LimitStatus, Reason, Retry},
     error::{Error, ErrorKind},
     limit::Limit,
     limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},

@@ -245,11 +245,15 @@ impl Limit {
 ///
 /// The margin becomes whole parts per million first: as floats, 100 less 0.34 of it would round down to 65.
 pub(crate) fn enforced(amount: u64, margin: f64) -> u64 {
-    const MILLION: u64 = 1_000_000;
     // A float that is out of range or not a number saturates; such a margin is refused before anything is enforced.
-    let kept = MILLION.saturating_sub((margin * MILLION as f64).round() as u64);
-    let product = u128::from(amount) * u128::from(kept) / u128::from(MILLION);
-    // `kept` is at most a million, so the product is at most `amount`.
+    less(amount, (margin * 1e6).round() as u32)
+}
+
+/// An amount less so many parts per million of it, rounded down, but at least 1 unless the amount is 0.
+pub(crate) fn less(amount: u64, ppm: u32) -> u64 {
+    const MILLION: u32 = 1_000_000;
+    let product = u128::from(amount) * u128::from(MILLION.saturating_sub(ppm)) / u128::from(MILLION);
+    // at most `amount`
     u64::try_from(product).unwrap_or(amount).max(amount.min(1))
 }
 

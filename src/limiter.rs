@@ -31,6 +31,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Limiter {
     core: Arc<Core>,
+    /// The priority class of its calls.
+    class: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,24 @@ impl Limiter {
         LimiterBuilder::new()
     }
 
+    /// The same limiter for calls of another priority class: `interactive`, `batch`, or one that the policy names. Default: `interactive`.
+    ///
+    /// A class leaves its headroom of every limit to the others, and waits in line for a short time at once: see the policy file. A
+    /// class that the policy of the org does not know is refused with each call.
+    ///
+    /// ```
+    /// # async fn example(limiter: allotment::Limiter) -> Result<(), allotment::Error> {
+    /// # use allotment::{Cost, Subject};
+    /// let nightly = limiter.priority("batch");
+    /// let permit = nightly.acquire(&Subject::org("acme").user("renderer"), Cost::images(1)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn priority(&self, class: impl Into<Arc<str>>) -> Self {
+        Self { core: Arc::clone(&self.core), class: class.into() }
+    }
+
     /// Charges `cost` now, or says when it could be. One round trip.
     ///
     /// Every limit that applies is charged, or none is.
@@ -122,7 +142,7 @@ impl Limiter {
             return Ok(Outcome::Denied(denial));
         }
         let unclaimed = asking.unclaimed();
-        let answer = asking.dispatch.acquire(&asking.org, asking.plan.acquire_request(asking.id, 0)).await?;
+        let answer = asking.decide(0).await?;
         let outcome = asking.outcome(&answer, 0)?;
         unclaimed.claim();
         Ok(outcome)
@@ -228,7 +248,7 @@ impl Limiter {
         let org: Arc<str> = subject.value("org").unwrap_or_default().into();
         subject.validate()?;
         let policy = self.core.policies.of(&org).await?;
-        let plan = Arc::new(Plan::new(policy, subject, cost)?);
+        let plan = Arc::new(Plan::new(policy, subject, cost, &self.class)?);
         Ok(Asking { dispatch: Arc::clone(&self.core.dispatch), org, plan, id: ReservationId::new() })
     }
 
@@ -240,6 +260,13 @@ impl Limiter {
 impl Asking {
     fn unclaimed(&self) -> Unclaimed {
         Unclaimed::new(&self.dispatch, &self.org, &self.plan, self.id)
+    }
+
+    /// Asks the store. One round trip.
+    async fn decide(&self, max_wait_ms: u64) -> Result<Answer, Error> {
+        let mut request = self.plan.acquire_request(self.id, max_wait_ms);
+        request.notes = self.plan.sharer().is_some_and(|user| self.dispatch.notes(&self.org, user));
+        self.dispatch.acquire(&self.org, request).await
     }
 
     /// No limit applies.

@@ -11,7 +11,10 @@ pub(crate) mod memory;
 pub(crate) mod redis;
 
 use crate::{
-    calendar::{Amounts, Ask, Entry, fair::{Member, Standing}},
+    calendar::{
+        Amounts, Ask, Entry,
+        fair::{Member, Standing},
+    },
     error::Error,
     store::{keyspace::LedgerKey, memory::MemoryStore},
 };

@@ -8,8 +8,8 @@ use crate::{
     clock::{Clock, ManualClock},
     error::Error,
     store::{
-        AcquireRequest, AskedLedger, Ending, FairAsk, InspectRequest, ReservationId, SettleRequest, Settled, SettledLedger,
-        Store, Verdict, keyspace::LedgerKey, memory::MemoryStore,
+        AcquireRequest, AskedLedger, Ending, FairAsk, InspectRequest, ReservationId, SettleRequest, Settled,
+        SettledLedger, Store, Verdict, keyspace::LedgerKey, memory::MemoryStore,
     },
 };
 
@@ -84,6 +84,8 @@ pub struct RawAnswer {
     pub used: Vec<[u64; 3]>,
     /// Per ledger, its last time.
     pub last_at: Vec<u64>,
+    /// Per pool, whether the user is heavy, and the share; false and 0 for an id that was known.
+    pub standings: Vec<(bool, u64)>,
 }
 
 /// What was decided.
@@ -252,7 +254,13 @@ fn raw_answer(answer: crate::store::Answer) -> RawAnswer {
         Verdict::Mismatch => RawVerdict::Mismatch,
     };
     let used = answer.ledgers.iter().map(|ledger| ledger.used).collect();
-    RawAnswer { verdict, now: answer.now, used, last_at: answer.ledgers.iter().map(|ledger| ledger.last_at).collect() }
+    RawAnswer {
+        verdict,
+        now: answer.now,
+        used,
+        last_at: answer.ledgers.iter().map(|ledger| ledger.last_at).collect(),
+        standings: answer.standings.iter().map(|standing| (standing.heavy, standing.share)).collect(),
+    }
 }
 
 fn settle_request(raw: &RawSettle) -> SettleRequest {

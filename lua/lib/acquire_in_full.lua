@@ -6,9 +6,36 @@ use_records()
 use_logs()
 use_line()
 
+-- How the user stands in the pools of a request that are shared fairly: lowers what it may find in its logs and how far ahead it may book.
+-- nil if a key holds something else.
+local function lower(asks, max_wait, shares, at, notes_allowed)
+  local standings = {}
+  for share = 1, shares do
+    local p, pool_ask, user_ask, weight, notes, user
+    p, pool_ask, user_ask, weight, notes, user, at = read(FAIR, args, at)
+    local _, place = read('<I2B', args, pools_position + p * 9 - 9)
+    local of_pool, own, of_user = asks[pool_ask], asks[user_ask], 0
+    local cost, used, w = of_pool[1 + place], of_pool.log.used[place], of_pool.log.window
+    for x = 1, own.log.n * 4, 4 do
+      of_user = of_user + own.log.F[x + place]
+    end
+    local pool, heavy, share_now, reserve, held = stand(p, used, w, of_user, cost, weight, notes_allowed and notes == 1, user)
+    if not pool then
+      return nil
+    end
+    if heavy then
+      of_pool[4 + place] = math.max(math.min(of_pool[4 + place], pool.limit - reserve - cost), 0)
+      own[4 + place] = math.max(math.min(own[4 + place], share_now - cost), 0)
+      max_wait = math.min(max_wait, math.floor(w / HEAVY_PARTS))
+    end
+    standings[share] = { pool, heavy, cost, used, held, pool_ask, share_now }
+  end
+  return standings, max_wait
+end
+
 -- The answer to one request in full: repeats, bookings, moves, and whatever else no summary can answer.
-local function decide(id, moves_up, max_wait, home, records_key, count, from)
-  local asks, life = {}, 60000
+local function decide(id, moves_up, max_wait, home, records_key, count, shares, from)
+  local asks, life, shares_at = {}, 60000, from + count * ASK_SIZE
   for j = 1, count do
     local k, a1, a2, a3, b1, b2, b3, horizon = read(ASK, args, from + j * ASK_SIZE - ASK_SIZE)
     local log = open_log(k)
@@ -36,7 +63,7 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
   if record and record[2] + life <= now then
     record = nil
   end
-  local place
+  local place, standings, setter
   if record then
     local state = record[3]
     if state == STATE_RELEASED then
@@ -54,6 +81,12 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
     for j = 1, count do
       kept[j] = take_back(asks[j], place, id)
     end
+    if not lower(asks, max_wait, shares, shares_at, false) then
+      for j = 1, count do
+        restore(asks[j], kept[j])
+      end
+      return CORRUPT
+    end
     local exact, setter = earliest(asks, now)
     local at = place_in_line(asks, UNBOUNDED, exact, setter)
     if not at or at >= place then
@@ -64,7 +97,12 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
     end
     place = at
   else
-    local exact, setter = earliest(asks, now)
+    standings, max_wait = lower(asks, max_wait, shares, shares_at, true)
+    if not standings then
+      return CORRUPT
+    end
+    local exact
+    exact, setter = earliest(asks, now)
     if not setter then
       place = now
     elseif max_wait > 0 then
@@ -74,7 +112,7 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
       for j = 1, count do
         asks[j].short = short_at(asks[j].log, exact - 1, asks[j])
       end
-      return DENIED, exact, setter, asks
+      return DENIED, exact, setter, asks, standings, setter
     end
   end
   local carried = false
@@ -91,15 +129,18 @@ local function decide(id, moves_up, max_wait, home, records_key, count, from)
   if place > last_place then
     last_place = place
   end
-  return ADMITTED, place, 0, asks
+  return ADMITTED, place, 0, asks, standings, setter or 0
 end
 
-
 while answered < requests do
-  local id, moves_up, max_wait, home, records_key, count = read(REQUEST, args, position)
+  local id, moves_up, max_wait, home, records_key, count, shares = read(REQUEST, args, position)
   local from = position + REQUEST_SIZE
   answered, position = answered + 1, from + count * ASK_SIZE
-  local code, at, setter, asks = decide(id, moves_up, max_wait, home, records_key, count, from)
+  for _ = 1, shares do
+    local _, _, _, _, _, _, after = read(FAIR, args, position)
+    position = after
+  end
+  local code, at, setter, asks, standings, kept_by = decide(id, moves_up, max_wait, home, records_key, count, shares, from)
   replied = replied + 1
   answers[replied] = pack('<BI6B', code, at or 0, setter or 0)
   for j = 1, count do
@@ -112,5 +153,11 @@ while answered < requests do
     else
       answers[replied] = rep('\0', 28)
     end
+  end
+  if standings and shares > 0 then
+    conclude(standings, kept_by)
+  else
+    replied = replied + 1
+    answers[replied] = rep('\0', 7 * shares)
   end
 end

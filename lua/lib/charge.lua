@@ -3,10 +3,10 @@
 -- MODEL  src/calendar/ledger.rs; tests/it/model.rs holds the two together
 
   if place then
-    replied, answered, position = replied + 1, answered + 1, till + 1
+    replied, answered, position = replied + 1, answered + 1, next_position
     answers[replied] = pack('<BI6B', ADMITTED, place, 0)
     for at = from, till, ASK_SIZE do
-      local k, a1, a2, a3 = read(ASK_AMOUNTS, args, at)
+      local k, a1, a2, a3 = read(ASK_AMOUNTS, asked, at)
       local s, w = logs[k], window[k]
       replied = replied + 1
       if not s then
@@ -120,12 +120,12 @@
     end
     if not carrier then
       -- no ledger carries it: a hash does, with what is charged on its home, or else on its first ledger
-      local _, a1, a2, a3 = read(ASK_AMOUNTS, args, from)
+      local _, a1, a2, a3 = read(ASK_AMOUNTS, asked, from)
       local life = 60000
       for at = from, till, ASK_SIZE do
-        local k = read('<I2', args, at)
+        local k = read('<I2', asked, at)
         if k == home then
-          _, a1, a2, a3 = read(ASK_AMOUNTS, args, at)
+          _, a1, a2, a3 = read(ASK_AMOUNTS, asked, at)
         end
         life = window[k] > life and window[k] or life
       end
@@ -136,5 +136,8 @@
       lasts_until[records_key] = math.max(lasts_until[records_key] or 0, place + life)
     end
     last_place = place > last_place and place or last_place
+  end
+  if standings then
+    conclude(standings, setter)
   end
 end

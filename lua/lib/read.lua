@@ -2,8 +2,9 @@
 --
 -- KEYS  1            head       see README.md
 --       2 .. n + 1   ledgers
---       n + 2 ..     records    hashes of reservations that no ledger carries
--- ARGV  1 packed: n ledgers I2, m requests I2, then per ledger: window I6 (ms), home I1 (1: its entries may carry reservations)
+--       then per pool shared fairly 3 keys: see lib/fair.lua; then records: hashes of reservations that no ledger carries
+-- ARGV  1 packed: n ledgers I2, m requests I2, p pools I2, then per ledger: window I6 (ms), home I1 (1: its entries may carry
+--       reservations)
 -- COST  1 TIME, 1 GET, 1 GETRANGE per ledger
 --
 -- Plain statements, few tables, no named fields: functions and hashes on this path cost a tenth of a decision each.
@@ -37,7 +38,7 @@ local NEWEST, CALM, MERGE, LAST, TAIL, RAW, DIRTY, ADDED, EDITS, WALK = 4, 8, 9,
 local PEAK, AHEAD, AHEAD_FROM, PAST, BOOKED, BASE, KEPT = 17, 20, 23, 24, 25, 26, 27
 
 local keys, args = KEYS, ARGV[1]
-local ledgers, requests, position = read('<I2I2', args)
+local ledgers, requests, pools_asked, position = read('<I2I2I2', args)
 
 local time = call('TIME')
 local clock = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
@@ -109,6 +110,10 @@ end
 -- A clock that stepped back, or a ledger that saw a later time: from here on the org's clock runs from where it was.
 local head_offset = offset
 offset = now - clock
+-- Of lib/fair.lua, in a call that has pools.
+local pools, write_pools
+local pools_position = position
+position = position + pools_asked * 9
 local first_request = position
 -- Reservations that no ledger carries, by id, as this call leaves them; the place in KEYS of the hash of each, and until when each hash
 -- must last.

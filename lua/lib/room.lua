@@ -49,7 +49,7 @@
     for round = 1, lined and 2 or in_logs and 1 or 0 do
       local index = 0
       for at = from, till, ASK_SIZE do
-        local k, _, _, _, b1, b2, b3 = read(ASK_SUMMARY, args, at)
+        local k, _, _, _, b1, b2, b3 = read(ASK_SUMMARY, asked, at)
         local s, w, latest = logs[k], window[k], now
         index = index + 1
         if not s then
@@ -176,11 +176,11 @@
       end
       local index = 0
       for at = from, till, ASK_SIZE do
-        local s = logs[read('<I2', args, at)]
+        local s = logs[read('<I2', asked, at)]
         index = index + 1
         crowded = crowded or s and s[BOOKED] and s[BOOKED] >= BOOKED_MAX
         if index == setter then
-          horizon = read('<I6', args, at + 38)
+          horizon = read('<I6', asked, at + 38)
         end
       end
       place = math.ceil(exact / step) * step
@@ -191,7 +191,7 @@
         place = nil
       end
       for at = from, till, ASK_SIZE do
-        local k = read('<I2', args, at)
+        local k = read('<I2', asked, at)
         local s = logs[k]
         if place and s then
           -- a log that cannot be booked without a fold; a place before the last of which more than sums would have to be known
@@ -205,10 +205,10 @@
       end
     end
     if not place then
-      replied, answered, position = replied + 1, answered + 1, till + 1
+      replied, answered, position = replied + 1, answered + 1, next_position
       answers[replied] = pack('<BI6B', DENIED, exact, setter)
       for at = from, till, ASK_SIZE do
-        local k = read('<I2', args, at)
+        local k = read('<I2', asked, at)
         local s = logs[k]
         replied = replied + 1
         if s then

@@ -72,6 +72,9 @@ for k = 1, ledgers do
     call('SET', keys[k + 1], value, 'PX', life <= 75000 and '75000' or format('%.0f', life + 1))
   end
 end
+if pools then
+  write_pools()
+end
 if recorded then
   for id, r in pairs(recorded) do
     call('HSET', keys[recorded_in[id]], id, pack('<I6I6I6I6', r[2] * 4 + r[3], r[4], r[5], r[6]))

@@ -41,6 +41,8 @@ pub(crate) struct Pool {
     /// What a heavy user of weight 1 may have in a window; `None` while nobody needs it.
     level: Option<f64>,
     next_at: u64,
+    /// When a store may forget it.
+    expires_at: u64,
     /// Since the last tick, a light user was refused; the level held somebody back.
     pressed: bool,
     held: bool,
@@ -57,15 +59,11 @@ struct Index {
 }
 
 /// How one user stands in a pool at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) heavy: bool,
     /// What the user may have in a window as things are: all of the pool while there is no level.
     pub(crate) share: u64,
-    /// What nobody heavy may touch.
-    pub(crate) reserve: u64,
-    /// The level holds this request back.
-    pub(crate) held: bool,
 }
 
 impl Index {
@@ -94,9 +92,14 @@ impl Pool {
             return;
         }
         self.next_at = now + TICK_MS;
+        self.expires_at = now + window + (window / 4).max(15_000);
         self.users.prune(now.saturating_sub(window));
         self.heavy.prune(now.saturating_sub(window));
         let limit = limit as f64;
+        if self.users.weight == 0 {
+            // nobody has asked for a window
+            self.level = None;
+        }
         if let Some(level) = self.level {
             let slack = limit * (1.0 - EPSILON) - used as f64;
             let rises = self.held && !self.pressed && slack > 0.0;
@@ -106,16 +109,39 @@ impl Pool {
         (self.pressed, self.held) = (false, false);
     }
 
-    /// How a user of this weight stands who has `used` in the window, booked places included, and asks for `cost`.
-    pub(crate) fn standing(&self, limit: u64, weight: u32, used: u64, cost: u64) -> Standing {
-        let all = self.users.weight.max(u64::from(weight));
-        let equal = limit as f64 * f64::from(weight) / all as f64;
-        let level = self.level.map(|level| level * f64::from(weight));
+    /// Notes who asks, if `notes`, and says how a user stands who has `used` in the window, booked places included, and asks for `cost`.
+    pub(crate) fn stand(
+        &mut self,
+        now: u64,
+        limit: u64,
+        member: &Member,
+        used: u64,
+        cost: u64,
+        notes: bool,
+    ) -> Standing {
+        if notes {
+            self.users.note(member.clone(), now);
+        }
+        let weight = f64::from(member.0);
+        let equal = limit as f64 * weight / self.all(member) as f64;
+        let level = self.level.map(|level| level * weight);
         let light = used == 0 || (used + cost) as f64 <= equal.max(level.map_or(0.0, |level| BETA * level));
+        if notes && !light {
+            self.heavy.note(member.clone(), now);
+        }
         let share = level.map_or(limit, |level| (level.max(equal) as u64).min(limit));
-        let alone = all == u64::from(weight);
-        let reserve = if light || alone { 0 } else { ((limit as f64 * RESERVE) as u64).max(1) };
-        Standing { heavy: !light, share, reserve, held: !light && used + cost > share }
+        Standing { heavy: !light, share }
+    }
+
+    /// What of the pool this member may not touch, if heavy: nothing if there is nobody else.
+    pub(crate) fn reserve(&self, limit: u64, member: &Member) -> u64 {
+        let alone = self.all(member) == u64::from(member.0);
+        if alone { 0 } else { ((limit as f64 * RESERVE) as u64).max(1) }
+    }
+
+    /// The weight of all users, this one included.
+    fn all(&self, member: &Member) -> u64 {
+        self.users.weight.max(u64::from(member.0))
     }
 
     /// A light user found the pool full.
@@ -129,16 +155,12 @@ impl Pool {
         }
     }
 
+    pub(crate) fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+
     /// The level held somebody back.
     pub(crate) fn hold(&mut self) {
         self.held = true;
-    }
-
-    /// Notes who asked.
-    pub(crate) fn note(&mut self, member: &Member, heavy: bool, now: u64) {
-        self.users.note(member.clone(), now);
-        if heavy {
-            self.heavy.note(member.clone(), now);
-        }
     }
 }

@@ -86,8 +86,7 @@ impl Acquire {
             let max_wait_ms =
                 self.max_wait.map_or(u64::MAX >> 16, |max_wait| millis(max_wait).saturating_sub(waited_ms));
             let unclaimed = asking.unclaimed();
-            let answer =
-                asking.dispatch.acquire(&asking.org, asking.plan.acquire_request(asking.id, max_wait_ms)).await?;
+            let answer = asking.decide(max_wait_ms).await?;
             match asking.outcome(&answer, max_wait_ms)? {
                 Outcome::Admitted(permit) => {
                     let waiting = Waiting { asking: &asking, unclaimed, made_at: answer.now };

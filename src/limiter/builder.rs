@@ -16,6 +16,7 @@ use crate::{
 const DEADLINE: Duration = Duration::from_millis(250);
 const POLICY_TTL: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 64;
+const PRIORITY: &str = "interactive";
 
 /// Settings of a [`Limiter`]. Nothing happens until [`build`](Self::build), and nothing is sent before the first use.
 #[must_use = "a builder does nothing until `.build()`"]
@@ -152,6 +153,6 @@ impl LimiterBuilder {
             Some(_) => return Err(Error::invalid("redis: this build has no Redis store; enable the feature `redis`")),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max);
-        Ok(Limiter { core: Arc::new(Core { dispatch, policies, closed: false.into() }) })
+        Ok(Limiter { core: Arc::new(Core { dispatch, policies, closed: false.into() }), class: PRIORITY.into() })
     }
 }

@@ -23,7 +23,6 @@ pub(crate) struct Compiled {
     #[cfg_attr(not(test), expect(dead_code, reason = "waits for the store to count calls under way"))]
     pub(crate) in_flight: Vec<Slots>,
     /// Whether figures of limits that do not count by user are left out of what a denial or permit shows.
-    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the plan to leave figures out"))]
     pub(crate) hide_org: bool,
     headrooms: Headrooms,
     weights: Vec<Weight>,
@@ -52,13 +51,11 @@ impl Compiled {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an unknown class, listing the classes there are.
-    #[cfg_attr(not(test), expect(dead_code, reason = "waits for calls that name their class"))]
     pub(crate) fn headroom(&self, class: &str) -> Result<u32, Error> {
         self.headrooms.of(class)
     }
 
     /// What the subject's user weighs in fair shares: 1 to 1,000.
-    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the plan to share limits fairly"))]
     pub(crate) fn weight_of(&self, subject: &Subject) -> u32 {
         let first = self.weights.iter().find(|weight| matches(&weight.when, subject));
         first.and_then(|first| u32::try_from(first.weight.0).ok()).unwrap_or(1)

@@ -6,6 +6,7 @@
 //! ```text
 //! allot:1:{<org>}:h                              the head of the org
 //! allot:1:{<org>}:<window ms>[:c:<resource>]{:<attribute>:<id>}   a ledger; attributes are u (user), m (model), a.<name>
+//! allot:1:{<org>}:f<part><place>:<ledger>        a pool shared fairly: its state, its users (u), the heavy among them (h); place 0 to 2
 //! allot:1:{<org>}:r:<second>                     records of reservations that no ledger carries, by the second of their id
 //! ```
 
@@ -65,6 +66,11 @@ impl OrgKeys {
 
     pub(crate) fn ledger(&self, key: &LedgerKey) -> String {
         format!("{}{}", self.prefix, key.0)
+    }
+
+    /// Where a pool that is shared fairly lives, one resource of one ledger: its state, its users, and those of them that are heavy.
+    pub(crate) fn pool(&self, key: &LedgerKey, place: usize) -> [String; 3] {
+        ["f", "fu", "fh"].map(|part| format!("{}{part}{place}:{}", self.prefix, key.0))
     }
 
     /// Where the record of `id` lives when no ledger carries it. An id begins with its client's time in milliseconds.

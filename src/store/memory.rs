@@ -16,8 +16,8 @@ use crate::{
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, LedgerState, ReservationId, SettleRequest,
-        Settled, Verdict, keyspace::LedgerKey,
+        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, LedgerState, ReservationId,
+        SettleRequest, Settled, Verdict, keyspace::LedgerKey,
     },
 };
 
@@ -53,6 +53,8 @@ struct Lowered {
     asks: Vec<Ask>,
     max_wait_ms: u64,
     standings: Vec<Standing>,
+    /// Per pool, whether the level holds the request back.
+    held: Vec<bool>,
 }
 
 /// One reservation.
@@ -133,23 +135,22 @@ impl Org {
             }
         }
         let known = self.records.get(&request.id).copied().filter(|record| record.expires_at > now);
-        let (verdict, standings) = match known {
-            Some(record) if record.state == State::Released => (Verdict::Released, Vec::new()),
-            Some(record) if record.state == State::Open && record.amounts != charged_home(request) => {
-                (Verdict::Mismatch, Vec::new())
-            }
+        let mut standings = vec![Standing::default(); request.fair.len()];
+        let verdict = match known {
+            Some(record) if record.state == State::Released => Verdict::Released,
+            Some(record) if record.state == State::Open && record.amounts != charged_home(request) => Verdict::Mismatch,
             Some(record) if request.moves_up && record.state == State::Open && record.at > now => {
-                (Verdict::Admitted { at: self.move_up(request, record.at, now) }, Vec::new())
+                Verdict::Admitted { at: self.move_up(request, record.at, now) }
             }
-            Some(record) => (Verdict::Admitted { at: record.at }, Vec::new()),
-            None => self.decide(request, now),
+            Some(record) => Verdict::Admitted { at: record.at },
+            None => self.decide(request, now, &mut standings),
         };
         let ledgers = request.ledgers.iter().map(|asked| self.ledgers.get(&asked.key).map(state).unwrap_or_default());
         Answer { verdict, now, ledgers: ledgers.collect(), standings }
     }
 
-    fn decide(&mut self, request: &AcquireRequest, now: u64) -> (Verdict, Vec<Standing>) {
-        let lowered = self.lower(request, now);
+    fn decide(&mut self, request: &AcquireRequest, now: u64, standings: &mut Vec<Standing>) -> Verdict {
+        let lowered = self.lower(request, now, request.notes);
         let asked = self.asked(request, &lowered.asks);
         let first = earliest(&asked, now);
         let place = match (first.setter, lowered.max_wait_ms) {
@@ -164,31 +165,29 @@ impl Org {
             }
             (place, _) => Verdict::Admitted { at: place.unwrap_or(now) },
         };
-        for (fair, standing) in request.fair.iter().zip(&lowered.standings) {
+        for ((fair, standing), held) in request.fair.iter().zip(&lowered.standings).zip(&lowered.held) {
             let pool_key = &request.ledgers[fair.pool].key;
             let used = self.ledgers.get(pool_key).map_or(0, |ledger| ledger.used()[fair.place]);
             let Some(pool) = self.pools.get_mut(&(pool_key.clone(), fair.place)) else { continue };
-            if standing.held {
+            if *held {
                 pool.hold();
             }
             if !standing.heavy && first.setter == Some(fair.pool) {
                 pool.press(fair.limit, used, request.ledgers[fair.pool].ask.amounts[fair.place]);
-            }
-            if request.notes {
-                pool.note(&fair.member, standing.heavy, now);
             }
         }
         if let Some(at) = place {
             self.charge(request, at);
             self.record(request, at, now);
         }
-        (verdict, lowered.standings)
+        *standings = lowered.standings;
+        verdict
     }
 
     /// Lowers what a request may find in its ledgers by how its user stands in the pools that are shared fairly.
-    fn lower(&mut self, request: &AcquireRequest, now: u64) -> Lowered {
+    fn lower(&mut self, request: &AcquireRequest, now: u64, notes: bool) -> Lowered {
         let asks = request.ledgers.iter().map(|asked| asked.ask).collect();
-        let mut lowered = Lowered { asks, max_wait_ms: request.max_wait_ms, standings: Vec::new() };
+        let mut lowered = Lowered { asks, max_wait_ms: request.max_wait_ms, standings: Vec::new(), held: Vec::new() };
         for fair in &request.fair {
             let (pool_key, window_ms) = (&request.ledgers[fair.pool].key, request.ledgers[fair.pool].window_ms);
             let cost = request.ledgers[fair.pool].ask.amounts[fair.place];
@@ -197,14 +196,16 @@ impl Org {
             let of_user = user.map_or(0, |ledger| ledger.entries().iter().map(|entry| entry.amounts[fair.place]).sum());
             let pool = self.pools.entry((pool_key.clone(), fair.place)).or_default();
             pool.tick(now, window_ms, fair.limit, used);
-            let standing = pool.standing(fair.limit, fair.member.0, of_user, cost);
+            let standing = pool.stand(now, fair.limit, &fair.member, of_user, cost, notes);
             if standing.heavy {
                 let bound = &mut lowered.asks[fair.user].bounds[fair.place];
                 *bound = (*bound).min(standing.share.saturating_sub(cost));
                 let bound = &mut lowered.asks[fair.pool].bounds[fair.place];
-                *bound = (*bound).min(fair.limit.saturating_sub(standing.reserve).saturating_sub(cost));
+                let reserve = pool.reserve(fair.limit, &fair.member);
+                *bound = (*bound).min(fair.limit.saturating_sub(reserve).saturating_sub(cost));
                 lowered.max_wait_ms = lowered.max_wait_ms.min(window_ms / HEAVY_PARTS);
             }
+            lowered.held.push(standing.heavy && of_user + cost > standing.share);
             lowered.standings.push(standing);
         }
         lowered
@@ -218,7 +219,7 @@ impl Org {
                 ledger.settle(place, u64::MAX, asked.ask.amounts, [0; 3]);
             }
         }
-        let lowered = self.lower(request, now);
+        let lowered = self.lower(request, now, false);
         let asked = self.asked(request, &lowered.asks);
         let first = earliest(&asked, now);
         match place_in_line(&asked, now, u64::MAX, first) {
@@ -308,10 +309,11 @@ impl Org {
     /// Drops what has expired; says whether anything is left.
     fn sweep(&mut self, now: u64) -> bool {
         self.ledgers.retain(|_, ledger| ledger.last_at() + ledger.window() > now);
+        self.pools.retain(|_, pool| pool.expires_at() > now);
         self.records.retain(|_, record| record.expires_at > now);
         let records = &self.records;
         self.expiring.retain(|(_, id)| records.contains_key(id));
-        !self.ledgers.is_empty() || !self.records.is_empty()
+        !(self.ledgers.is_empty() && self.records.is_empty() && self.pools.is_empty())
     }
 }
 

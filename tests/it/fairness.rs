@@ -283,7 +283,12 @@ async fn explore() {
         ("incident", 4000, 10, vec![Group::new("light", 200, 5.0), Group::new("greedy", 1, 10_000.0)]),
         ("late", 4000, 10, vec![Group::new("light", 200, 5.0).from_minute(4), Group::new("greedy", 1, 10_000.0)]),
         ("20 greedy", 4000, 10, vec![Group::new("light", 200, 5.0), Group::new("greedy", 20, 1_000.0)]),
-        ("middling", 1000, 10, vec![Group::new("light", 8, 10.0), Group::new("middling", 1, 150.0), Group::new("greedy", 1, 10_000.0)]),
+        (
+            "middling",
+            1000,
+            10,
+            vec![Group::new("light", 8, 10.0), Group::new("middling", 1, 150.0), Group::new("greedy", 1, 10_000.0)],
+        ),
         ("pool 250", 250, 20, vec![Group::new("light", 300, 0.5), Group::new("greedy", 1, 3_000.0)]),
         ("pool 250, 5", 250, 20, vec![Group::new("light", 300, 0.5), Group::new("greedy", 5, 1_000.0)]),
         ("pool 50", 50, 40, vec![Group::new("light", 40, 0.5), Group::new("greedy", 1, 600.0)]),
@@ -297,10 +302,18 @@ async fn explore() {
         let outcome = play(&scene).await;
         print!("{name:12} used {:.3}", outcome.used(2..minutes));
         for group in &groups {
-            print!("  {} {:.3} (p99 {} ms, jain {:.3})", group.name, outcome.served(group.name, 2..minutes), outcome.wait_p99_ms(group.name, 2..minutes), outcome.jain(group.name, 2..minutes));
+            print!(
+                "  {} {:.3} (p99 {} ms, jain {:.3})",
+                group.name,
+                outcome.served(group.name, 2..minutes),
+                outcome.wait_p99_ms(group.name, 2..minutes),
+                outcome.jain(group.name, 2..minutes)
+            );
         }
         if name == "late" {
-            for minute in 4..9 { print!(" {:.3}/{:.3}", outcome.served("light", minute..minute + 1), outcome.used(minute..minute+1)); }
+            for minute in 4..9 {
+                print!(" {:.3}/{:.3}", outcome.served("light", minute..minute + 1), outcome.used(minute..minute + 1));
+            }
         }
         println!();
     }

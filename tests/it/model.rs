@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use allotment::{
     ManualClock,
-    testing::{RawAcquire, RawAsk, RawLedger, RawSettle, RawStore, RawVerdict},
+    testing::{RawAcquire, RawAsk, RawFair, RawLedger, RawSettle, RawStore, RawVerdict},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
@@ -39,6 +39,8 @@ struct History {
     scale: u64,
     pace_ms: u64,
     steps: u64,
+    /// The resource of the first ledger that users share fairly, if the second counts a user's part of it.
+    fair: Option<usize>,
     made: Vec<Made>,
     /// A time at which something changes: of a denial or of a place.
     turning_at: u64,
@@ -88,7 +90,10 @@ impl History {
         let pace_ms = windows.iter().min().unwrap() / paces.choose(&mut random).unwrap();
         let scale = *[1, 10, 100].choose(&mut random).unwrap();
         let memory = RawStore::in_memory(clock.clone());
+        let fair = [0, 1, 2].choose(&mut random).copied();
+        let fair = fair.filter(|_| windows.len() > 1 && windows[0] == windows[1] && random.random_bool(0.5));
         Self {
+            fair,
             org: format!("m{seed}"),
             clock: clock.clone(),
             memory,
@@ -122,8 +127,17 @@ impl History {
             if random.random_bool(0.75) { random.random_range(0..=(top / self.scale).max(1).min(top)) } else { 0 }
         });
         let asked = shape.into_iter().map(|(ledger, limits)| RawAsk { ledger, amounts, limits }).collect();
+        let asked: Vec<RawAsk> = asked;
         let max_wait_ms = *[0, 0, 500, 30_000, 600_000].choose(&mut self.random).unwrap();
-        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false, fair: Vec::new() }
+        let share = |place: usize| {
+            let (limit, name) = (asked[0].limits[place]?, asked[1].ledger.user.clone()?);
+            // who pays more weighs more; whether the call is noted is the client's to know
+            let weight = [1, 1, 4, 300][name.len() % 4];
+            let notes = self.random.random_bool(0.6);
+            (amounts[place] > 0).then(|| RawFair { pool: 0, user: 1, place, limit, weight, name, notes })
+        };
+        let fair = self.fair.and_then(share).into_iter().collect();
+        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false, fair }
     }
 
     /// A request as before: a repeat, or a question whether the place moved up.

@@ -37,6 +37,8 @@ pub(super) enum Case {
     Settle,
     /// Committing less than the estimate, 64 callers whose commits go together
     SettleCoalesced,
+    /// Six counters, the images of the org shared fairly
+    SixFair,
     /// Org and user with two resources each
     FourAllowed,
     /// A limit of the org alone
@@ -82,6 +84,7 @@ impl Case {
             Self::SixLongDenial => "six_long_denial",
             Self::Settle => "settle",
             Self::SettleCoalesced => "settle_coalesced",
+            Self::SixFair => "six_fair",
             Self::FourAllowed => "four_allowed",
             Self::OneLedger => "one_ledger",
             Self::ThreeLedgers => "three_ledgers",
@@ -122,6 +125,10 @@ impl Case {
                 let one_call = user().requests(1).tokens(TOKENS).images(1).window(DENIED_WINDOW);
                 Policy::new().limit(three(org())).limit(one_call)
             }
+            Self::SixFair => Policy::new()
+                .limit(two(org()))
+                .limit(Limit::new("pool").images(AMPLE).window(WINDOW).fair_share())
+                .limit(three(user())),
             Self::FourAllowed => Policy::new().limit(two(org())).limit(two(user())),
             Self::OneLedger => Policy::new().limit(three(org())),
             Self::ThreeLedgers => six().limit(three(Limit::new("model").scope(["org", "model"]).window(WINDOW))),

@@ -1,7 +1,7 @@
 //! How a reply of the scripts is read. `lua/acquire.lua`, `lua/settle.lua` and `lua/README.md` have the layouts.
 
 use crate::{
-    calendar::Entry,
+    calendar::{Entry, fair::Standing},
     error::{Error, ErrorKind},
     store::{AcquireRequest, Answer, Contents, InspectRequest, Inspected, LedgerState, Settled, Verdict},
 };
@@ -30,10 +30,11 @@ pub(crate) fn acquired(bytes: &[u8], requests: &[AcquireRequest]) -> Result<Vec<
     let mut reader = Reader(bytes);
     let now = reader.number(6)?;
     let _epoch = reader.bytes(8)?;
-    requests.iter().map(|request| answer(&mut reader, now, request.ledgers.len())).collect()
+    requests.iter().map(|request| answer(&mut reader, now, request)).collect()
 }
 
-fn answer(reader: &mut Reader<'_>, now: u64, asked: usize) -> Result<Result<Answer, Error>, Error> {
+fn answer(reader: &mut Reader<'_>, now: u64, request: &AcquireRequest) -> Result<Result<Answer, Error>, Error> {
+    let asked = request.ledgers.len();
     let (code, at, setter) = (reader.number(1)?, reader.number(6)?, reader.number(1)?);
     let (mut short, mut ledgers) = (Vec::with_capacity(asked), Vec::with_capacity(asked));
     for _ in 0..asked {
@@ -41,6 +42,8 @@ fn answer(reader: &mut Reader<'_>, now: u64, asked: usize) -> Result<Result<Answ
         short.push([places & 1 > 0, places & 2 > 0, places & 4 > 0]);
         ledgers.push(LedgerState { used: reader.amounts(7)?, last_at: reader.number(6)? });
     }
+    let standing = |_| Ok(Standing { heavy: reader.number(1)? > 0, share: reader.number(6)? });
+    let standings = request.fair.iter().map(standing).collect::<Result<_, Error>>()?;
     let verdict = match code {
         1 => Verdict::Admitted { at },
         2 => Verdict::Denied { at, setter: usize::try_from(setter).unwrap_or(0).saturating_sub(1), short },
@@ -50,7 +53,7 @@ fn answer(reader: &mut Reader<'_>, now: u64, asked: usize) -> Result<Result<Answ
         6 => return Ok(Err(Error::invalid("an amount is out of range: 0 to 2^47"))),
         _ => return Err(unreadable("an answer of the script has an unknown code")),
     };
-    Ok(Ok(Answer { verdict, now, ledgers, standings: Vec::new() }))
+    Ok(Ok(Answer { verdict, now, ledgers, standings }))
 }
 
 pub(crate) fn settled(bytes: &[u8], requests: usize) -> Result<Vec<Result<Settled, Error>>, Error> {

@@ -7,7 +7,7 @@ use redis::Cmd;
 use crate::{
     calendar::ENTRY_MAX,
     store::{
-        AcquireRequest, Ending, InspectRequest, ReservationId, SettleRequest,
+        AcquireRequest, Ending, FairAsk, InspectRequest, ReservationId, SettleRequest,
         keyspace::{LedgerKey, OrgKeys},
     },
 };
@@ -34,6 +34,11 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
             keys.ledger(&asked.key, asked.window_ms, request.home == Some(index));
         }
     }
+    for request in requests {
+        for fair in &request.fair {
+            keys.pool(&request.ledgers[fair.pool].key, fair);
+        }
+    }
     keys.seal(requests.iter().map(|request| &request.id), org);
     let mut bytes = keys.header(requests.len());
     for request in requests {
@@ -42,11 +47,22 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
         put(&mut bytes, request.max_wait_ms.min(ENTRY_MAX), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
         keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
+        put(&mut bytes, request.fair.len() as u64, 1);
         for asked in &request.ledgers {
             put(&mut bytes, keys.number(&asked.key), 2);
             for amount in asked.ask.amounts.iter().chain(&asked.ask.bounds).chain([&asked.ask.horizon_ms]) {
                 put(&mut bytes, (*amount).min(ENTRY_MAX), 6);
             }
+        }
+        for fair in &request.fair {
+            let (weight, user) = &fair.member;
+            put(&mut bytes, keys.pool(&request.ledgers[fair.pool].key, fair), 2);
+            put(&mut bytes, fair.pool as u64 + 1, 1);
+            put(&mut bytes, fair.user as u64 + 1, 1);
+            put(&mut bytes, u64::from(*weight), 2);
+            bytes.push(u8::from(request.notes));
+            put(&mut bytes, user.len() as u64, 2);
+            bytes.extend(user.as_bytes());
         }
     }
     keys.packed(org, bytes)
@@ -95,6 +111,7 @@ pub(crate) fn inspect(org: &OrgKeys, request: &InspectRequest) -> Packed {
 struct Keys<'a> {
     ledgers: Vec<(&'a LedgerKey, u64, bool)>,
     numbers: HashMap<&'a LedgerKey, u64>,
+    pools: Vec<(&'a LedgerKey, &'a FairAsk)>,
     records: Vec<String>,
 }
 
@@ -107,6 +124,16 @@ impl<'a> Keys<'a> {
         } else if let Some(known) = self.ledgers.get_mut(number as usize - 1) {
             known.2 |= home;
         }
+    }
+
+    /// The number of a pool, from 1.
+    fn pool(&mut self, ledger: &'a LedgerKey, fair: &'a FairAsk) -> u64 {
+        let known = self.pools.iter().position(|(key, other)| *key == ledger && other.place == fair.place);
+        known.unwrap_or_else(|| {
+            self.pools.push((ledger, fair));
+            self.pools.len() - 1
+        }) as u64
+            + 1
     }
 
     fn seal<'b>(&mut self, ids: impl Iterator<Item = &'b ReservationId>, org: &OrgKeys) {
@@ -122,9 +149,15 @@ impl<'a> Keys<'a> {
         let mut bytes = Vec::with_capacity(4 + self.ledgers.len() * 7 + requests * 128);
         put(&mut bytes, self.ledgers.len() as u64, 2);
         put(&mut bytes, requests as u64, 2);
+        put(&mut bytes, self.pools.len() as u64, 2);
         for (_, window_ms, home) in &self.ledgers {
             put(&mut bytes, *window_ms, 6);
             bytes.push(u8::from(*home));
+        }
+        for (ledger, fair) in &self.pools {
+            put(&mut bytes, self.number(ledger), 2);
+            put(&mut bytes, fair.place as u64 + 1, 1);
+            put(&mut bytes, fair.limit.min(ENTRY_MAX), 6);
         }
         bytes
     }
@@ -135,7 +168,8 @@ impl<'a> Keys<'a> {
 
     fn place(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, id: &ReservationId, org: &OrgKeys, ledgers: usize) {
         let records = org.records(id);
-        let records = self.records.iter().position(|key| *key == records).unwrap_or(0) + self.ledgers.len() + 2;
+        let records = self.records.iter().position(|key| *key == records).unwrap_or(0);
+        let records = records + self.ledgers.len() + 3 * self.pools.len() + 2;
         put(bytes, home.map_or(0, |home| self.number(home)), 2);
         put(bytes, records as u64, 2);
         put(bytes, ledgers as u64, 1);
@@ -143,7 +177,8 @@ impl<'a> Keys<'a> {
 
     fn packed(self, org: &OrgKeys, argument: Vec<u8>) -> Packed {
         let ledgers = self.ledgers.iter().map(|(key, ..)| org.ledger(key));
-        let keys = std::iter::once(org.head()).chain(ledgers).chain(self.records).collect();
+        let pools = self.pools.iter().flat_map(|(key, fair)| org.pool(key, fair.place));
+        let keys = std::iter::once(org.head()).chain(ledgers).chain(pools).chain(self.records).collect();
         Packed { keys, argument }
     }
 }
