@@ -1,4 +1,5 @@
-//! What the tests stand on: real servers, a clock in the test's hand, a network that fails on request.
+//! What the tests stand on: real servers, a clock in the test's hand, a network that fails on request, users in simulated
+//! time.
 //!
 //! Every test has an org of its own ([`random_org`]) and nothing calls `FLUSHDB`, so tests share a server and run at
 //! the same time. There is no skip: a machine without any engine fails the tests and says what to install.
@@ -8,6 +9,7 @@ mod engine;
 mod keys;
 mod proxy;
 mod server;
+mod simulation;
 mod stage;
 
 use std::time::Duration;
@@ -19,6 +21,7 @@ pub(crate) use self::{
     keys::{Stored, dump_all},
     proxy::{Fault, Proxy},
     server::{ClockedServer, Server, shared},
+    simulation::{Group, Outcome, Scene, play},
     stage::Stage,
 };
 
