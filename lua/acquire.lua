@@ -13,7 +13,7 @@
 --                               records I2 (a place in KEYS), ledgers asked I1, pools asked I1; then per ledger asked: ledger I2, three
 --                               amounts I6, three bounds I6 (what a window may already hold; 2^48 - 1: any), horizon I6 (ms); then per
 --                               pool asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2,
---                               notes I1 (1: the pool notes who asks), length I2 and id of the user
+--                               notes I1 (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
 -- RETURNS packed: now I6, epoch c8; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
 --       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6, and an id that was known)
@@ -24,11 +24,12 @@
 -- PRE   cost <= limit (the caller says `never` without asking)
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
 --
--- The loop below answers the usual requests, in order, by summaries alone. Its body goes on in lib/room.lua, for a request that does not
--- fit now, and in lib/charge.lua. The first request that summaries cannot answer ends it. No functions: see lib/read.lua.
+-- The loop below answers the usual requests, in order, by summaries alone. Its body goes on in lib/fair/, for a request on pools that are
+-- shared fairly, in lib/room.lua, for one that does not fit now, and in lib/charge.lua. The first request that summaries cannot answer ends it. No functions: see lib/read.lua.
 
 local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BB', 29
 local ASK, ASK_SIZE = '<I2I6I6I6I6I6I6I6', 44
+local FAIR, HEAVY_PARTS = '<I2BBI2BI2c0', 16
 local ASK_SUMMARY, ASK_AMOUNTS = '<I2I6I6I6I6I6I6', '<I2I6I6I6'
 local ADMITTED, DENIED, RELEASED, MISMATCH, CORRUPT, OUT_OF_RANGE = 1, 2, 3, 4, 5, 6
 
@@ -121,46 +122,3 @@ while answered < requests do
       break
     end
   end
-  local standings
-  if shares > 0 then
-    -- How the user stands in pools lowers what the request may find: `asked` has its asks from here on. Logs whose sums are not those of now
-    -- are for lib/log.lua.
-    usual, standings = not stale and not lined, {}
-    asked, carrier_at, from, till = sub(args, from, till), carrier_at - from + 1, 1, till - from + 1
-    for share = 1, usual and shares or 0 do
-      local p, pool_ask, user_ask, weight, notes, user
-      p, pool_ask, user_ask, weight, notes, user, next_position = read(FAIR, args, next_position)
-      local pool_at, user_at = from + (pool_ask - 1) * ASK_SIZE, from + (user_ask - 1) * ASK_SIZE
-      local place = byte(args, pools_position + p * 9 - 7)
-      local kp, ku, cost = read('<I2', asked, pool_at), read('<I2', asked, user_at), read('<I6', asked, pool_at + place * 6 - 4)
-      local sp, su = logs[kp], logs[ku]
-      if not sp or not (su or ku == carrier) then
-        usual = false
-        break
-      end
-      local of_user = su and su[place] or place == 1 and used1 or place == 2 and used2 or used3
-      local pool, heavy, share_now, reserve, held = stand(p, sp[place], window[kp], of_user, cost, weight, notes == 1, user)
-      if not pool then
-        usual = false
-        break
-      end
-      if heavy then
-        local x, y = pool_at + 14 + place * 6, user_at + 14 + place * 6
-        local of_pool = math.max(math.min(read('<I6', asked, x), pool.limit - reserve - cost), 0)
-        local own = math.max(math.min(read('<I6', asked, y), share_now - cost), 0)
-        asked = sub(asked, 1, x - 1) .. pack('<I6', of_pool) .. sub(asked, x + 6)
-        asked = sub(asked, 1, y - 1) .. pack('<I6', own) .. sub(asked, y + 6)
-        max_wait = math.min(max_wait, math.floor(window[kp] / HEAVY_PARTS))
-        tight = tight or sp[place] > of_pool or su and su[place] > own
-        fits = fits and not tight and of_user <= own
-        if not su then
-          bound1, bound2, bound3 = place == 1 and own or bound1, place == 2 and own or bound2, place == 3 and own or bound3
-        end
-      end
-      standings[share] = { pool, heavy, cost, sp[place], held, pool_ask, share_now }
-    end
-    if not usual then
-      break
-    end
-  end
-  local place, exact, setter = now, now, 0

@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
     plan::Plan,
-    store::{AcquireRequest, Answer, ReservationId, SettleRequest, Settled, Store},
+    store::{AcquireRequest, Answer, Notes, ReservationId, SettleRequest, Settled, Store},
 };
 #[cfg(feature = "redis")]
 use crate::{dispatch::lanes::Lanes, telemetry};
@@ -103,9 +103,9 @@ impl Dispatch {
         settled
     }
 
-    /// Whether pools that are shared fairly should note who asks.
-    pub(crate) fn notes(&self, org: &str, user: &str) -> bool {
-        self.presence.is_first(org, user, self.clock.now_ms())
+    /// What pools that are shared fairly should note of who asks; `window_ms` is the shortest of theirs.
+    pub(crate) fn notes(&self, org: &str, user: &str, window_ms: u64) -> Notes {
+        self.presence.note(org, user, window_ms, self.clock.now_ms())
     }
 
     /// Takes a place in line; `wake` is notified when there may be a better one.

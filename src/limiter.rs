@@ -265,7 +265,9 @@ impl Asking {
     /// Asks the store. One round trip.
     async fn decide(&self, max_wait_ms: u64) -> Result<Answer, Error> {
         let mut request = self.plan.acquire_request(self.id, max_wait_ms);
-        request.notes = self.plan.sharer().is_some_and(|user| self.dispatch.notes(&self.org, user));
+        if let Some((user, window_ms)) = self.plan.sharer() {
+            request.notes = self.dispatch.notes(&self.org, user, window_ms);
+        }
         self.dispatch.acquire(&self.org, request).await
     }
 

@@ -14,7 +14,7 @@ use crate::{
     policy::{Compiled, Rule},
     resource::Resource,
     store::{
-        AcquireRequest, Answer, AskedLedger, Ending, FairAsk, InspectRequest, LedgerState, ReservationId,
+        AcquireRequest, Answer, AskedLedger, Ending, FairAsk, InspectRequest, LedgerState, Notes, ReservationId,
         SettleRequest, SettledLedger, keyspace::LedgerKey,
     },
     subject::Subject,
@@ -190,12 +190,13 @@ impl Plan {
         let ledgers = self.ledgers.iter().map(|ledger| ledger.asked.clone()).collect();
         let max_wait_ms = max_wait_ms.min(self.max_wait_ms);
         let fair: Vec<_> = self.fair.iter().map(|fair| fair.ask.clone()).collect();
-        AcquireRequest { id, ledgers, fair, notes: false, home: self.home, max_wait_ms, moves_up: false }
+        AcquireRequest { id, ledgers, fair, notes: Notes::Nobody, home: self.home, max_wait_ms, moves_up: false }
     }
 
-    /// The user who shares limits fairly with others.
-    pub(crate) fn sharer(&self) -> Option<&str> {
-        self.fair.first().map(|fair| &*fair.ask.member.1)
+    /// The user who shares limits fairly with others, and the shortest window of those.
+    pub(crate) fn sharer(&self) -> Option<(&str, u64)> {
+        let window_ms = |fair: &PlannedFair| self.ledgers[fair.ask.pool].asked.window_ms;
+        Some((&*self.fair.first()?.ask.member.1, self.fair.iter().map(window_ms).min()?))
     }
 
     /// Settles with `actual`, or gives everything back. A resource that `actual` does not name keeps its estimate.

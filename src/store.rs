@@ -50,6 +50,18 @@ pub(crate) struct FairAsk {
     pub(crate) member: Member,
 }
 
+/// What the pools of a request note of its user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Notes {
+    /// It was noted just now.
+    #[default]
+    Nobody,
+    /// The user, if heavy, as such.
+    Heavy,
+    /// The user, and if heavy as such.
+    User,
+}
+
 /// Asks for a charge on several ledgers, all or nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct AcquireRequest {
@@ -57,8 +69,7 @@ pub(crate) struct AcquireRequest {
     pub(crate) ledgers: Vec<AskedLedger>,
     /// Pools that are shared fairly.
     pub(crate) fair: Vec<FairAsk>,
-    /// The first call of the user in a second, as far as this process knows: pools note who asks.
-    pub(crate) notes: bool,
+    pub(crate) notes: Notes,
     /// The ledger whose entries carry the reservations, if one is fit for it: see [`keyspace`].
     pub(crate) home: Option<usize>,
     /// How far ahead a place may lie; 0 asks for now or nothing.

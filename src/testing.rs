@@ -8,7 +8,7 @@ use crate::{
     clock::{Clock, ManualClock},
     error::Error,
     store::{
-        AcquireRequest, AskedLedger, Ending, FairAsk, InspectRequest, ReservationId, SettleRequest, Settled,
+        AcquireRequest, AskedLedger, Ending, FairAsk, InspectRequest, Notes, ReservationId, SettleRequest, Settled,
         SettledLedger, Store, Verdict, keyspace::LedgerKey, memory::MemoryStore,
     },
 };
@@ -58,8 +58,8 @@ pub struct RawFair {
     pub weight: u32,
     /// The id of the user.
     pub name: String,
-    /// The pool notes who asks.
-    pub notes: bool,
+    /// What the pool notes: nothing (0), a heavy user (1), any user (2).
+    pub notes: u8,
 }
 
 /// What is asked of one ledger.
@@ -239,7 +239,11 @@ fn request(raw: &RawAcquire) -> AcquireRequest {
         id: ReservationId(raw.id),
         ledgers: raw.asked.iter().map(asked).collect(),
         fair: raw.fair.iter().map(fair).collect(),
-        notes: raw.fair.iter().any(|fair| fair.notes),
+        notes: match raw.fair.first().map_or(0, |fair| fair.notes) {
+            0 => Notes::Nobody,
+            1 => Notes::Heavy,
+            _ => Notes::User,
+        },
         home: raw.home,
         max_wait_ms: raw.max_wait_ms,
         moves_up: raw.moves_up,

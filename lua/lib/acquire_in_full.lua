@@ -2,33 +2,17 @@
 -- acquire.lua for KEYS, ARGV, RETURNS, TTL, PRE and MODEL.
 -- COST  per ledger 1 GET, and 1 SET where it changes
 
-use_records()
-use_logs()
-use_line()
-
--- How the user stands in the pools of a request that are shared fairly: lowers what it may find in its logs and how far ahead it may book.
--- nil if a key holds something else.
-local function lower(asks, max_wait, shares, at, notes_allowed)
-  local standings = {}
-  for share = 1, shares do
-    local p, pool_ask, user_ask, weight, notes, user
-    p, pool_ask, user_ask, weight, notes, user, at = read(FAIR, args, at)
-    local _, place = read('<I2B', args, pools_position + p * 9 - 9)
-    local of_pool, own, of_user = asks[pool_ask], asks[user_ask], 0
-    local cost, used, w = of_pool[1 + place], of_pool.log.used[place], of_pool.log.window
-    for x = 1, own.log.n * 4, 4 do
-      of_user = of_user + own.log.F[x + place]
-    end
-    local pool, heavy, share_now, reserve, held = stand(p, used, w, of_user, cost, weight, notes_allowed and notes == 1, user)
     if not pool then
       return nil
     end
     if heavy then
-      of_pool[4 + place] = math.max(math.min(of_pool[4 + place], pool.limit - reserve - cost), 0)
+      of_pool[4 + place] = math.max(math.min(of_pool[4 + place], pool[LIMIT] - reserve - cost), 0)
       own[4 + place] = math.max(math.min(own[4 + place], share_now - cost), 0)
       max_wait = math.min(max_wait, math.floor(w / HEAVY_PARTS))
     end
-    standings[share] = { pool, heavy, cost, used, held, pool_ask, share_now }
+    for _, value in ipairs({ pool, heavy, cost, used, held, pool_ask, share_now }) do
+      standings[#standings + 1] = value
+    end
   end
   return standings, max_wait
 end
@@ -140,9 +124,9 @@ while answered < requests do
     local _, _, _, _, _, _, after = read(FAIR, args, position)
     position = after
   end
-  local code, at, setter, asks, standings, kept_by = decide(id, moves_up, max_wait, home, records_key, count, shares, from)
+  local code, at, kept_by, asks, standings, setter = decide(id, moves_up, max_wait, home, records_key, count, shares, from)
   replied = replied + 1
-  answers[replied] = pack('<BI6B', code, at or 0, setter or 0)
+  answers[replied] = pack('<BI6B', code, at or 0, kept_by or 0)
   for j = 1, count do
     replied = replied + 1
     local log = asks and asks[j].log
@@ -154,10 +138,7 @@ while answered < requests do
       answers[replied] = rep('\0', 28)
     end
   end
-  if standings and shares > 0 then
-    conclude(standings, kept_by)
-  else
+  if not standings then
     replied = replied + 1
     answers[replied] = rep('\0', 7 * shares)
   end
-end

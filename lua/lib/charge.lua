@@ -137,7 +137,3 @@
     end
     last_place = place > last_place and place or last_place
   end
-  if standings then
-    conclude(standings, setter)
-  end
-end

@@ -2,7 +2,7 @@
 --
 -- KEYS  1            head       see README.md
 --       2 .. n + 1   ledgers
---       then per pool shared fairly 3 keys: see lib/fair.lua; then records: hashes of reservations that no ledger carries
+--       then per pool shared fairly 3 keys: see lib/fair/stand.lua; then records: hashes of reservations that no ledger carries
 -- ARGV  1 packed: n ledgers I2, m requests I2, p pools I2, then per ledger: window I6 (ms), home I1 (1: its entries may carry
 --       reservations)
 -- COST  1 TIME, 1 GET, 1 GETRANGE per ledger
@@ -110,8 +110,9 @@ end
 -- A clock that stepped back, or a ledger that saw a later time: from here on the org's clock runs from where it was.
 local head_offset = offset
 offset = now - clock
--- Of lib/fair.lua, in a call that has pools.
-local pools, write_pools
+-- Of lib/fair/stand.lua: pools that users share fairly, by number.
+local pools = pools_asked > 0 and {}
+local POOL, POOL_SIZE, POOL_VERSION = '<dI6BI6I6B', 28, 1
 local pools_position = position
 position = position + pools_asked * 9
 local first_request = position

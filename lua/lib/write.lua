@@ -72,8 +72,13 @@ for k = 1, ledgers do
     call('SET', keys[k + 1], value, 'PX', life <= 75000 and '75000' or format('%.0f', life + 1))
   end
 end
-if pools then
-  write_pools()
+for _, pool in pairs(pools or {}) do
+  local level, next_at, users, heavy, pressed, held, is_changed, key, _, w = unpack(pool)
+  if is_changed then
+    local flags = (pressed and 1 or 0) + (held and 2 or 0)
+    call('SET', keys[key], pack(POOL, level, next_at, flags, users, heavy, POOL_VERSION), 'PX',
+      format('%.0f', math.ceil(math.max(w * 1.25, 75000))))
+  end
 end
 if recorded then
   for id, r in pairs(recorded) do

@@ -25,7 +25,7 @@ const GAIN: f64 = 7.0;
 const RISE: f64 = 0.05;
 /// The part of the level up to which a user is light.
 const BETA: f64 = 0.3;
-/// How often users are counted and the level may rise, and how often a user is noted.
+/// How often users are counted and the level may rise.
 pub(crate) const TICK_MS: u64 = 1_000;
 /// The parts of a window that the heavy may book ahead.
 pub(crate) const HEAVY_PARTS: u64 = 16;
@@ -109,7 +109,8 @@ impl Pool {
         (self.pressed, self.held) = (false, false);
     }
 
-    /// Notes who asks, if `notes`, and says how a user stands who has `used` in the window, booked places included, and asks for `cost`.
+    /// Says how a user stands who has `used` in the window, booked places included, and asks for `cost`. Notes the user before, and the
+    /// heavy as such, each if it is to.
     pub(crate) fn stand(
         &mut self,
         now: u64,
@@ -117,16 +118,16 @@ impl Pool {
         member: &Member,
         used: u64,
         cost: u64,
-        notes: bool,
+        (notes_user, notes_heavy): (bool, bool),
     ) -> Standing {
-        if notes {
+        if notes_user {
             self.users.note(member.clone(), now);
         }
         let weight = f64::from(member.0);
         let equal = limit as f64 * weight / self.all(member) as f64;
         let level = self.level.map(|level| level * weight);
         let light = used == 0 || (used + cost) as f64 <= equal.max(level.map_or(0.0, |level| BETA * level));
-        if notes && !light {
+        if notes_heavy && !light {
             self.heavy.note(member.clone(), now);
         }
         let share = level.map_or(limit, |level| (level.max(equal) as u64).min(limit));

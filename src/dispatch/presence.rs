@@ -1,34 +1,59 @@
-//! Who asked within this second, as far as this process knows: a pool that is shared fairly notes each user once a second and process.
+//! Whom this process has noted: a pool that is shared fairly need not be told of a user with every call.
+//!
+//! Invariant: a user who keeps asking is noted in every half of a window, so no pool forgets who is there; a heavy one once a second.
 
-use std::{collections::HashSet, hash::BuildHasher};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
 
 use parking_lot::Mutex;
 
-const SECOND_MS: u64 = 1_000;
+use crate::store::Notes;
 
-/// The users of this second, by a hash of org and user: should two have the same one, one is noted a second later.
+/// How often a heavy user is noted.
+const HEAVY_MS: u64 = 1_000;
+/// Users kept before those of long ago are dropped for the first time.
+const KEPT_MIN: usize = 1_024;
+
+/// By a hash of org and user: should two have the same one, one of them is noted later.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
-    random: std::hash::RandomState,
-    seen: Mutex<Seen>,
+    random: RandomState,
+    users: Mutex<Users>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    since_ms: u64,
-    users: HashSet<u64>,
+struct Users {
+    noted: HashMap<u64, Noted>,
+    dropped_at: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Noted {
+    user_until_ms: u64,
+    heavy_until_ms: u64,
 }
 
 impl Presence {
-    /// Whether this is the first call of the user within a second.
-    pub(crate) fn is_first(&self, org: &str, user: &str, now_ms: u64) -> bool {
+    /// What the pools of a call should note of its user; `window_ms` is their shortest.
+    pub(crate) fn note(&self, org: &str, user: &str, window_ms: u64, now_ms: u64) -> Notes {
         let key = self.random.hash_one((org, user));
-        let mut seen = self.seen.lock();
-        if now_ms >= seen.since_ms + SECOND_MS {
-            seen.since_ms = now_ms;
-            seen.users.clear();
+        let mut users = self.users.lock();
+        if users.noted.len() > users.dropped_at.max(KEPT_MIN) {
+            users.noted.retain(|_, noted| noted.user_until_ms > now_ms);
+            users.dropped_at = 2 * users.noted.len();
         }
-        seen.users.insert(key)
+        let noted = users.noted.entry(key).or_default();
+        if now_ms >= noted.user_until_ms {
+            *noted = Noted { user_until_ms: now_ms + window_ms / 2, heavy_until_ms: now_ms + HEAVY_MS };
+            Notes::User
+        } else if now_ms >= noted.heavy_until_ms {
+            noted.heavy_until_ms = now_ms + HEAVY_MS;
+            Notes::Heavy
+        } else {
+            Notes::Nobody
+        }
     }
 }
 
@@ -37,11 +62,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_noted_once_a_second() {
+    fn a_user_is_noted_twice_a_window_and_if_heavy_once_a_second() {
         let presence = Presence::default();
-        assert!(presence.is_first("acme", "alice", 10_000));
-        assert!(!presence.is_first("acme", "alice", 10_999));
-        assert!(presence.is_first("acme", "bob", 10_999) && presence.is_first("other", "alice", 10_999));
-        assert!(presence.is_first("acme", "alice", 11_000));
+        let note = |user, now_ms| presence.note("acme", user, 60_000, now_ms);
+        assert_eq!(note("alice", 10_000), Notes::User);
+        assert_eq!(note("alice", 10_999), Notes::Nobody);
+        assert_eq!(note("alice", 11_000), Notes::Heavy);
+        assert_eq!(note("alice", 11_001), Notes::Nobody);
+        assert_eq!((note("bob", 11_001), presence.note("other", "alice", 60_000, 11_001)), (Notes::User, Notes::User));
+        assert_eq!(note("alice", 40_000), Notes::User);
+    }
+
+    #[test]
+    fn users_of_long_ago_are_dropped() {
+        let presence = Presence::default();
+        for second in 0..100 {
+            for user in 0..100 {
+                presence.note("acme", &format!("{second} {user}"), 2_000, second * 1_000);
+            }
+        }
+        assert!(presence.users.lock().noted.len() <= KEPT_MIN + 200, "{}", presence.users.lock().noted.len());
     }
 }

@@ -16,8 +16,8 @@ use crate::{
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, LedgerState, ReservationId,
-        SettleRequest, Settled, Verdict, keyspace::LedgerKey,
+        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, LedgerState, Notes,
+        ReservationId, SettleRequest, Settled, Verdict, keyspace::LedgerKey,
     },
 };
 
@@ -185,9 +185,10 @@ impl Org {
     }
 
     /// Lowers what a request may find in its ledgers by how its user stands in the pools that are shared fairly.
-    fn lower(&mut self, request: &AcquireRequest, now: u64, notes: bool) -> Lowered {
+    fn lower(&mut self, request: &AcquireRequest, now: u64, notes: Notes) -> Lowered {
         let asks = request.ledgers.iter().map(|asked| asked.ask).collect();
         let mut lowered = Lowered { asks, max_wait_ms: request.max_wait_ms, standings: Vec::new(), held: Vec::new() };
+        let noted = (notes == Notes::User, notes != Notes::Nobody);
         for fair in &request.fair {
             let (pool_key, window_ms) = (&request.ledgers[fair.pool].key, request.ledgers[fair.pool].window_ms);
             let cost = request.ledgers[fair.pool].ask.amounts[fair.place];
@@ -196,7 +197,7 @@ impl Org {
             let of_user = user.map_or(0, |ledger| ledger.entries().iter().map(|entry| entry.amounts[fair.place]).sum());
             let pool = self.pools.entry((pool_key.clone(), fair.place)).or_default();
             pool.tick(now, window_ms, fair.limit, used);
-            let standing = pool.stand(now, fair.limit, &fair.member, of_user, cost, notes);
+            let standing = pool.stand(now, fair.limit, &fair.member, of_user, cost, noted);
             if standing.heavy {
                 let bound = &mut lowered.asks[fair.user].bounds[fair.place];
                 *bound = (*bound).min(standing.share.saturating_sub(cost));
@@ -219,7 +220,7 @@ impl Org {
                 ledger.settle(place, u64::MAX, asked.ask.amounts, [0; 3]);
             }
         }
-        let lowered = self.lower(request, now, false);
+        let lowered = self.lower(request, now, Notes::Nobody);
         let asked = self.asked(request, &lowered.asks);
         let first = earliest(&asked, now);
         match place_in_line(&asked, now, u64::MAX, first) {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
 use allotment::{
     Acquire, Certainty, Cost, Decision, Denial, Error, ErrorKind, Limit, LimitStatus, Limiter, LimiterBuilder,
-    ManualClock, Outcome, Permit, Policy, PolicySource, Preset, Resource, Retry, RunError, Subject,
+    ManualClock, Outcome, Permit, Policy, PolicySource, Preset, Reason, Resource, Retry, RunError, Subject,
 };
 
 use crate::house::text;
@@ -97,8 +97,9 @@ async fn a_limiter_decides_settles_and_is_shut_down() {
     permit.commit(Cost::images(2)).await.unwrap();
     let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
     assert_eq!((denial.retry_after(), denial.is_never()), (Some(MINUTE), false));
-    let Denial { limit, resource, retry, limits, .. } = denial;
-    assert_eq!((&*limit, resource, retry, limits.len()), ("user", Resource::Images, Retry::After(MINUTE), 1));
+    let Denial { limit, resource, reason, retry, limits, .. } = denial;
+    assert_eq!((&*limit, resource, reason), ("user", Resource::Images, Reason::Limit));
+    assert_eq!((retry, limits.len(), limits[0].shadow), (Retry::After(MINUTE), 1, false));
     clock.advance(MINUTE);
     let permit: Permit = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap();
     permit.release().await.unwrap();
@@ -110,6 +111,55 @@ async fn a_limiter_decides_settles_and_is_shut_down() {
     limiter.reset(&alice()).await.unwrap();
     limiter.shutdown().await;
     assert_eq!(limiter.peek(&alice(), Cost::new()).await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn a_heavy_user_leaves_the_last_of_a_pool_to_others() {
+    let pool = Policy::new().limit(Limit::new("pool").images(10).window(MINUTE).fair_share());
+    let limiter = Limiter::builder().policy(pool).clock(ManualClock::new()).build().unwrap();
+    let bob = Subject::org("acme").user("bob");
+    drop(limiter.try_acquire(&bob, Cost::images(1)).await.unwrap().into_result().unwrap());
+    for _ in 0..8 {
+        drop(limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap());
+    }
+    let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
+    assert_eq!((&*denial.limit, &denial.reason), ("pool", &Reason::FairShare { share: 10 }));
+    assert!(denial.is_estimate() && denial.retry == Retry::Estimate(MINUTE), "{denial}");
+    assert!(denial.to_string().contains("this user's share is 10; retry after about 60s"), "{denial}");
+    drop(limiter.try_acquire(&bob, Cost::images(1)).await.unwrap().into_result().unwrap());
+}
+
+#[tokio::test]
+async fn a_class_leaves_its_headroom_to_the_others() {
+    let limiter = Limiter::builder().policy(policy(10)).clock(ManualClock::new()).build().unwrap();
+    let batch = limiter.priority("batch");
+    for _ in 0..9 {
+        drop(batch.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap());
+    }
+    let Outcome::Denied(denial) = batch.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
+    assert_eq!((denial.limits[0].limit, denial.limits[0].used), (9, 9));
+    drop(limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap());
+    let unknown = limiter.priority("urgent").try_acquire(&alice(), Cost::new()).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_shadow_limit_counts_and_does_not_deny() {
+    let shadow = Policy::new().limit(Limit::new("user").scope(["user"]).images(1).window(MINUTE).shadow());
+    let limiter = Limiter::builder().policy(shadow).clock(ManualClock::new()).build().unwrap();
+    drop(limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap());
+    let permit = limiter.try_acquire(&alice(), Cost::images(2)).await.unwrap().into_result().unwrap();
+    assert_eq!((permit.limits()[0].shadow, permit.limits()[0].used, permit.limits()[0].limit), (true, 3, 1));
+}
+
+#[tokio::test]
+async fn figures_of_the_org_can_be_hidden_from_users() {
+    let hidden = policy(5).limit(Limit::new("org").images(9).window(MINUTE)).hide_org();
+    let limiter = Limiter::builder().policy(hidden).clock(ManualClock::new()).build().unwrap();
+    let permit = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap();
+    assert_eq!(permit.limits().iter().map(|limit| &*limit.name).collect::<Vec<_>>(), ["user"]);
+    let permit = limiter.try_acquire(&Subject::org("acme"), Cost::images(1)).await.unwrap().into_result().unwrap();
+    assert_eq!(permit.limits().iter().map(|limit| &*limit.name).collect::<Vec<_>>(), ["org"]);
 }
 
 #[tokio::test]

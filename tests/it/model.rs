@@ -133,7 +133,7 @@ impl History {
             let (limit, name) = (asked[0].limits[place]?, asked[1].ledger.user.clone()?);
             // who pays more weighs more; whether the call is noted is the client's to know
             let weight = [1, 1, 4, 300][name.len() % 4];
-            let notes = self.random.random_bool(0.6);
+            let notes = self.random.random_range(0..3);
             (amounts[place] > 0).then(|| RawFair { pool: 0, user: 1, place, limit, weight, name, notes })
         };
         let fair = self.fair.and_then(share).into_iter().collect();

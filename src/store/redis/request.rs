@@ -7,7 +7,7 @@ use redis::Cmd;
 use crate::{
     calendar::ENTRY_MAX,
     store::{
-        AcquireRequest, Ending, FairAsk, InspectRequest, ReservationId, SettleRequest,
+        AcquireRequest, Ending, FairAsk, InspectRequest, Notes, ReservationId, SettleRequest,
         keyspace::{LedgerKey, OrgKeys},
     },
 };
@@ -60,7 +60,11 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
             put(&mut bytes, fair.pool as u64 + 1, 1);
             put(&mut bytes, fair.user as u64 + 1, 1);
             put(&mut bytes, u64::from(*weight), 2);
-            bytes.push(u8::from(request.notes));
+            bytes.push(match request.notes {
+                Notes::Nobody => 0,
+                Notes::Heavy => 1,
+                Notes::User => 2,
+            });
             put(&mut bytes, user.len() as u64, 2);
             bytes.extend(user.as_bytes());
         }

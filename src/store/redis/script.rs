@@ -41,7 +41,21 @@ macro_rules! script {
     };
 }
 
-static ACQUIRE: Script = script!("lib/fair.lua", "acquire.lua", "lib/room.lua", "lib/charge.lua", rest "lib/line.lua", "lib/acquire_in_full.lua");
+static ACQUIRE: Script = script!(
+    "acquire.lua",
+    "lib/fair/gather.lua",
+    "lib/fair/stand.lua",
+    "lib/fair/lower.lua",
+    "lib/room.lua",
+    "lib/charge.lua",
+    "lib/fair/conclude.lua",
+    rest
+    "lib/line.lua",
+    "lib/fair/gather_in_full.lua",
+    "lib/fair/stand.lua",
+    "lib/acquire_in_full.lua",
+    "lib/fair/conclude.lua"
+);
 static SETTLE: Script = script!("settle.lua", rest "lib/settle_in_full.lua");
 static CONTROL: Script = script!("lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
 pub(crate) static INSPECT: Script = script!("inspect.lua");

@@ -1,0 +1,20 @@
+-- lib/fair/gather_in_full.lua: what a request takes of pools that are shared fairly, by open logs: goes on in lib/fair/stand.lua, once per pool,
+-- and ends in lib/acquire_in_full.lua. Asks are { ledger, three amounts, three bounds, horizon, log }.
+--
+use_records()
+use_logs()
+use_line()
+
+-- Lowers what the request may find in its logs, and how far ahead it may book; nil if a key holds something else.
+local function lower(asks, max_wait, shares, at, noting)
+  local standings = {}
+  for _ = 1, shares do
+    local p, pool_ask, user_ask, weight, notes, user
+    p, pool_ask, user_ask, weight, notes, user, at = read(FAIR, args, at)
+    notes = noting and notes or 0
+    local of_pool, own, of_user = asks[pool_ask], asks[user_ask], 0
+    local place = byte(args, pools_position + p * 9 - 7)
+    local cost, used, w = of_pool[1 + place], of_pool.log.used[place], of_pool.log.window
+    for x = 1, own.log.n * 4, 4 do
+      of_user = of_user + own.log.F[x + place]
+    end
