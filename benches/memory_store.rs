@@ -80,8 +80,7 @@ fn decisions(criterion: &mut Criterion) {
             asked: vec![ask(None, images), ask(Some(format!("user-{user}")), PLENTY)],
             home: Some(1),
             max_wait_ms: 0,
-            moves_up: false,
-            fair: Vec::new(),
+            ..RawAcquire::default()
         };
         let requests: Vec<_> = (0..USERS).map(request).collect();
         group.bench_function(name, |bencher| {

@@ -5,20 +5,23 @@
 --       per pool     state      string   how the users share it
 --                    users      zset     who asked, by when
 --                    heavy      zset     who of them is heavy
+--       per set      slots      zset     leases of calls under way
 --       then         records    hash     reservations that no ledger carries, by id
--- ARGV  1            packed     n ledgers I2, m requests I2, p pools I2
+-- ARGV  1            packed     n ledgers I2, m requests I2, p pools I2, s sets of slots I2
 --                               per ledger: window I6 (ms, 1000 to 31 days), home I1 (1: its entries may carry reservations)
 --                               per pool: ledger I2, place of the resource in it I1, limit I6
 --                               per request: id c16, moves_up I1, max_wait I6 (ms; 0: now or nothing), home I2 (a ledger; 0: none),
---                               records I2 (a place in KEYS), ledgers asked I1, pools asked I1; then per ledger asked: ledger I2, three
---                               amounts I6, three bounds I6 (what a window may already hold; 2^48 - 1: any), horizon I6 (ms); then per
---                               pool asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2,
+--                               records I2 (a place in KEYS), ledgers asked I1, pools asked I1, sets asked I1; then per ledger asked:
+--                               ledger I2, three amounts I6, three bounds I6 (what a window may already hold; 2^48 - 1: any),
+--                               horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2,
 --                               notes I1 (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
 -- RETURNS packed: now I6, epoch c8; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
 --       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6, and an id that was known)
+--       then, if sets were asked: fencing token I7 (0: no slot was taken), and per set the live leases I4
 --       code 1 charged at `at` (now; later: a booking; earlier: the id was known), 2 denied (it fits at `at`), 3 released before,
---       4 the id has another cost, 5 a key holds something else, 6 an amount out of range; 3 to 6 change nothing
+--       4 the id has another cost, 5 a key holds something else, 6 an amount out of range, 7 no slot is free in set `setter` of those
+--       asked (a lease expires at `at`); 3 to 7 change nothing
 -- COST  1 TIME, 1 GET, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again for what no summary can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   cost <= limit (the caller says `never` without asking)
@@ -27,11 +30,11 @@
 -- The loop below answers the usual requests, in order, by summaries alone. Its body goes on in lib/fair/, for a request on pools that are
 -- shared fairly, in lib/room.lua, for one that does not fit now, and in lib/charge.lua. The first request that summaries cannot answer ends it. No functions: see lib/read.lua.
 
-local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BB', 29
+local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBB', 30
 local ASK, ASK_SIZE = '<I2I6I6I6I6I6I6I6', 44
 local FAIR, HEAVY_PARTS = '<I2BBI2BI2c0', 16
 local ASK_SUMMARY, ASK_AMOUNTS = '<I2I6I6I6I6I6I6', '<I2I6I6I6'
-local ADMITTED, DENIED, RELEASED, MISMATCH, CORRUPT, OUT_OF_RANGE = 1, 2, 3, 4, 5, 6
+local ADMITTED, DENIED = 1, 2
 
 -- the first part of the answer is time and epoch
 answers_epoch, replied = true, 1
@@ -40,10 +43,11 @@ answers_epoch, replied = true, 1
 local entry_at
 
 while answered < requests do
-  local id, moves_up, max_wait, home, records_key, count, shares = read(REQUEST, args, position)
+  local id, moves_up, max_wait, home, records_key, count, shares, sets = read(REQUEST, args, position)
   local asked, from = args, position + REQUEST_SIZE
   local till = from + count * ASK_SIZE - 1
-  local next_position = till + 1
+  local sets_at = till + 1
+  local next_position = sets_at + sets * SLOTS_SIZE
   -- Can summaries answer? `stale`: entries have left the window of a log since its summary was made, so another ledger may deny, but the
   -- log cannot be charged. `ripe`: a log cannot be charged now without a fold. `lined`: places are booked. `tight`: a log is over
   -- what it may hold.

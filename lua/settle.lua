@@ -1,23 +1,25 @@
 -- settle.lua: ends reservations of one org, each once: a commit changes its charge to what was used, a release gives it back.
 --
 -- KEYS  as acquire.lua
--- ARGV  1            packed     n ledgers I2, m requests I2, 0 I2
+-- ARGV  1            packed     n ledgers I2, m requests I2, 0 I2, s sets of slots I2
 --                               per ledger: window I6 (ms), home I1
---                               per request: id c16, ending I1 (1 commit, 2 release), made_at I6 (ms; 0: unknown), home I2, records I2,
---                               ledgers charged I1; then per ledger charged: ledger I2, three estimates I6, three actual amounts I6
+--                               per request: id c16, ending I1 (1 commit, 2 release, 3 free the slots only), made_at I6 (ms; 0: unknown), home I2, records I2,
+--                               ledgers charged I1, sets I1, checked I1 (1: nothing changes if a lease has
+--                               expired); then per ledger charged: ledger I2, three estimates I6, three actual amounts I6; then per
+--                               set: set I2
 -- RETURNS packed: per request: code I1
 --       code 1 settled, 2 was settled before, 3 unknown (a release leaves a tombstone), 5 a key holds something else,
---       6 an amount out of range; 2, 5 and 6 change nothing
+--       6 an amount out of range, 7 a lease has expired; 2, 5, 6 and 7 change nothing
 -- COST  1 TIME, 1 GET, 1 PEXPIRE, per ledger 1 GETRANGE and at most 2 writes; per log that changes 1 or 2 GETRANGE; as much again for what no summary
 --       can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   the estimates are those of the acquire
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
 
-local REQUEST, REQUEST_SIZE = '<c16BI6I2I2B', 28
+local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBB', 30
 local CHARGE, CHARGE_SIZE = '<I2I6I6I6I6I6I6', 38
-local SETTLED, BEFORE, UNKNOWN, CORRUPT, OUT_OF_RANGE = 1, 2, 3, 5, 6
-local COMMIT = 1
+local SETTLED, BEFORE, UNKNOWN, CORRUPT, OUT_OF_RANGE, LOST = 1, 2, 3, 5, 6, 7
+local COMMIT, FREE = 1, 3
 
 settles = true
 
@@ -27,9 +29,12 @@ local block, block_of, block_from, block_to = '', 0, 0, 0
 -- The usual settlements, in order: the reservation is in a quiet ledger, its place has come, and in the logs it was charged to there is an
 -- entry that holds it and stays. The first that is otherwise ends this part. No functions: see lib/read.lua.
 while answered < requests do
-  local id, ending, made_at, home, records_key, count = read(REQUEST, args, position)
+  local id, ending, made_at, home, records_key, count, sets, checked = read(REQUEST, args, position)
   local from = position + REQUEST_SIZE
   local till = from + count * CHARGE_SIZE - 1
+  if ending == FREE then
+    break
+  end
   local raw = quiet[home]
   local x = raw and find(raw, id, 1, true)
   if not x or patched and patched[home] or x % RECORD_SIZE ~= 1 or x > #raw - TRAILER_SIZE then
@@ -107,7 +112,7 @@ while answered < requests do
       end
     end
   end
-  if not usual then
+  if not usual or sets > 0 and free_slots(id, till + 1, sets, checked == 1) ~= 0 then
     break
   end
   for c = from, till, CHARGE_SIZE do
@@ -138,6 +143,6 @@ while answered < requests do
     x + 15, pack('<I6I4I4I4', stamp + ending, n1, n2, n3),
     pack('<I6I6I6', used1 + n1 - h1, used2 + n2 - h2, used3 + n3 - h3),
   }
-  answered, position = answered + 1, till + 1
+  answered, position = answered + 1, till + 1 + sets * 2
   answers[answered] = '\1'
 end

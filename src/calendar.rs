@@ -10,6 +10,7 @@
 pub(crate) mod fair;
 mod ledger;
 mod line;
+pub(crate) mod slots;
 
 pub(crate) use self::{
     ledger::{Entry, Ledger},

@@ -106,6 +106,11 @@ impl Clock {
     }
 }
 
+/// From `now_ms` until `at_ms`; nothing, if that has passed.
+pub(crate) fn wait_until(at_ms: u64, now_ms: u64) -> Duration {
+    Duration::from_millis(at_ms.saturating_sub(now_ms))
+}
+
 /// Whole milliseconds, rounded down.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

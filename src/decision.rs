@@ -25,7 +25,7 @@ pub struct LimitStatus {
     pub used: u64,
     /// What is left of `limit`.
     pub remaining: u64,
-    /// The window, in milliseconds.
+    /// The window, in milliseconds; 0 for calls under way, which count while they last.
     pub window_ms: u64,
     /// Until everything charged or booked so far has left the window, if nobody asks again. Zero when nothing is.
     pub reset_after: Duration,
@@ -71,6 +71,8 @@ pub enum Reason {
         /// What the user may have in a window, at that moment. It changes as users come and go.
         share: u64,
     },
+    /// As many calls are under way as may be.
+    InFlight,
 }
 
 /// Why a call was not admitted, and when to come back. Nothing was charged.
@@ -116,7 +118,9 @@ impl Denial {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "limit `{}` on {} ", self.limit, self.resource)?;
-        if let Reason::FairShare { share } = self.reason {
+        if self.reason == Reason::InFlight {
+            f.write_str("has no slot free; ")?;
+        } else if let Reason::FairShare { share } = self.reason {
             write!(f, "is shared fairly, and this user's share is {share}; ")?;
         } else if matches!(self.retry, Retry::After(_) | Retry::Estimate(_)) {
             f.write_str("is used up; ")?;

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "redis")]
 mod lanes;
+mod leases;
 mod line;
 mod presence;
 
@@ -15,8 +16,9 @@ use std::time::Duration;
 use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::leases::Beating;
 pub(crate) use self::line::{InLine, PACE_MS_MIN};
-use self::{line::Line, presence::Presence};
+use self::{leases::Leases, line::Line, presence::Presence};
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
@@ -43,14 +45,17 @@ pub(crate) struct Dispatch {
     settles: Arc<Lanes<SettleRequest, Settled>>,
     /// Who waits in this process.
     line: Arc<Line>,
+    /// What this process holds of slots.
+    pub(crate) leases: Arc<Leases>,
     presence: Presence,
     tasks: TaskTracker,
 }
 
 impl Dispatch {
     #[cfg(feature = "redis")]
-    pub(crate) fn new(store: Store, clock: Clock, batch_max: usize) -> Arc<Self> {
+    pub(crate) fn new(store: Store, clock: Clock, batch_max: usize, lease_ms: u64) -> Arc<Self> {
         let (store, tasks) = (Arc::new(store), TaskTracker::new());
+        let leases = Leases::new(Arc::clone(&store), clock.clone(), lease_ms);
         let (to_acquire, to_settle) = (Arc::clone(&store), Arc::clone(&store));
         let acquire = move |org: Arc<str>, requests: Vec<AcquireRequest>| {
             let store = Arc::clone(&to_acquire);
@@ -62,11 +67,22 @@ impl Dispatch {
         };
         let acquires = Lanes::new(acquire, batch_max, tasks.clone());
         let settles = Lanes::new(settle, batch_max, tasks.clone());
-        Arc::new(Self { store, clock, acquires, settles, line: Arc::default(), presence: Presence::default(), tasks })
+        Arc::new(Self {
+            store,
+            clock,
+            acquires,
+            settles,
+            line: Arc::default(),
+            leases,
+            presence: Presence::default(),
+            tasks,
+        })
     }
 
     #[cfg(not(feature = "redis"))]
-    pub(crate) fn new(store: Store, clock: Clock, _batch_max: usize) -> Arc<Self> {
+    pub(crate) fn new(store: Store, clock: Clock, _batch_max: usize, lease_ms: u64) -> Arc<Self> {
+        let (store, tasks) = (Arc::new(store), TaskTracker::new());
+        let leases = Leases::new(Arc::clone(&store), clock.clone(), lease_ms);
         Arc::new(Self {
             store: Arc::new(store),
             clock,
@@ -124,7 +140,8 @@ impl Dispatch {
         self.tasks.wait().await;
     }
 
-    fn give_back(self: &Arc<Self>, org: &Arc<str>, request: SettleRequest, runtime: Option<&Handle>) {
+    /// Settles in the background, as far as there is one.
+    pub(crate) fn give_back(self: &Arc<Self>, org: &Arc<str>, request: SettleRequest, runtime: Option<&Handle>) {
         match (&*self.store, runtime) {
             (Store::Memory(store), _) => {
                 drop(store.settle(org, &[request]));

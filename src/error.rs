@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Unavailable,
     /// The store holds or answered something this version cannot read: foreign data or a version skew. Nothing was charged.
     Protocol,
+    /// The call's lease expired before it ended: its slot went to somebody else. The charge stays as estimated.
+    LeaseLost,
     /// The limiter has been shut down. Nothing was charged.
     Closed,
 }
@@ -77,7 +79,7 @@ impl Error {
         match self.kind {
             ErrorKind::Timeout | ErrorKind::Unavailable => true,
             ErrorKind::Denied => !self.denial().is_some_and(Denial::is_never),
-            ErrorKind::Invalid | ErrorKind::Protocol | ErrorKind::Closed => false,
+            ErrorKind::Invalid | ErrorKind::Protocol | ErrorKind::LeaseLost | ErrorKind::Closed => false,
         }
     }
 }

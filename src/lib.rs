@@ -6,6 +6,7 @@ mod cost;
 mod decision;
 mod dispatch;
 mod error;
+mod lease;
 mod limit;
 mod limiter;
 mod permit;
@@ -24,6 +25,7 @@ pub use crate::{
     cost::Cost,
     decision::{Decision, Denial, LimitStatus, Reason, Retry},
     error::{Error, ErrorKind},
+    lease::Lease,
     limit::Limit,
     limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},
     permit::Permit,

@@ -6,7 +6,7 @@ mod acquire;
 mod builder;
 mod policies;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
 use tracing::Instrument;
 
@@ -19,6 +19,7 @@ use crate::{
     decision::{Decision, Denial},
     dispatch::{Dispatch, Unclaimed},
     error::{Error, ErrorKind},
+    lease::Lease,
     permit::{Permit, Reservation},
     plan::Plan,
     policy::Policy,
@@ -141,9 +142,9 @@ impl Limiter {
         if let Some(denial) = asking.never().await? {
             return Ok(Outcome::Denied(denial));
         }
-        let unclaimed = asking.unclaimed();
+        let (unclaimed, sent_ms) = (asking.unclaimed(), self.clock().now_ms());
         let answer = asking.decide(0).await?;
-        let outcome = asking.outcome(&answer, 0)?;
+        let outcome = asking.outcome(&answer, sent_ms, 0)?;
         unclaimed.claim();
         Ok(outcome)
     }
@@ -268,12 +269,13 @@ impl Asking {
         if let Some((user, window_ms)) = self.plan.sharer() {
             request.notes = self.dispatch.notes(&self.org, user, window_ms);
         }
+        request.lease_ms = self.dispatch.leases.lease_ms;
         self.dispatch.acquire(&self.org, request).await
     }
 
     /// No limit applies.
     fn unlimited(&self) -> Permit {
-        Permit::new(None, self.plan.cost().clone(), self.dispatch.clock.now_ms(), Vec::new())
+        Permit::new(None, self.plan.cost().clone(), self.dispatch.clock.now_ms(), Vec::new(), None)
     }
 
     /// The denial of a cost that exceeds a limit, with where the limits stand.
@@ -281,7 +283,8 @@ impl Asking {
         let Some(over) = self.plan.never() else { return Ok(None) };
         let seen = self.inspect().await?;
         let states: Vec<_> = self.ledgers(&seen).iter().map(state).collect();
-        Ok(Some(self.plan.denial_for_ever(over, self.plan.statuses(seen.now, &states))))
+        let statuses = self.plan.ledger_statuses(seen.now, &states);
+        Ok(Some(self.plan.denial_for_ever(over, statuses)))
     }
 
     async fn inspect(&self) -> Result<Inspected, Error> {
@@ -289,12 +292,13 @@ impl Asking {
     }
 
     /// The permit or denial that an answer means.
-    fn outcome(&self, answer: &Answer, max_wait_ms: u64) -> Result<Outcome, Error> {
+    fn outcome(&self, answer: &Answer, sent_ms: u64, max_wait_ms: u64) -> Result<Outcome, Error> {
         match &answer.verdict {
-            Verdict::Admitted { at } => Ok(Outcome::Admitted(self.permit(answer, *at, answer.now))),
+            Verdict::Admitted { at } => Ok(Outcome::Admitted(self.permit(answer, *at, answer.now, sent_ms))),
             Verdict::Denied { at, setter, short } => {
                 Ok(Outcome::Denied(self.plan.denial_until(answer, *at, *setter, short, max_wait_ms)))
             }
+            Verdict::Full { slots, at } => Ok(Outcome::Denied(self.plan.denial_full(answer, *slots, *at, max_wait_ms))),
             Verdict::Released => {
                 Err(Error::new(ErrorKind::Protocol, "the reservation was released before it was made"))
             }
@@ -302,11 +306,16 @@ impl Asking {
         }
     }
 
-    fn permit(&self, answer: &Answer, at: u64, made_at: u64) -> Permit {
-        let limits = self.plan.statuses(answer.now, &answer.ledgers);
+    /// `sent_ms` is when the question was sent, by the clock of this process.
+    fn permit(&self, answer: &Answer, at: u64, made_at: u64, sent_ms: u64) -> Permit {
+        let limits = self.plan.statuses(answer);
+        let lease = (answer.token > 0).then(|| {
+            let beating = self.dispatch.leases.keep(&self.org, self.id, self.plan.slots(), sent_ms);
+            Lease::new(&self.dispatch, &self.org, self.id, answer.token, beating)
+        });
         let (dispatch, org, plan) = (Arc::clone(&self.dispatch), Arc::clone(&self.org), Arc::clone(&self.plan));
         let reservation = Reservation { dispatch, org, plan, id: self.id, made_at };
-        Permit::new(Some(reservation), self.plan.cost().clone(), at, limits)
+        Permit::new(Some(reservation), self.plan.cost().clone(), at, limits, lease)
     }
 
     fn ledgers(&self, seen: &Inspected) -> Vec<Ledger> {
@@ -321,7 +330,7 @@ impl Asking {
     fn foresee(&self, seen: &Inspected) -> Decision {
         let ledgers = self.ledgers(seen);
         let states: Vec<_> = ledgers.iter().map(state).collect();
-        let statuses = self.plan.statuses(seen.now, &states);
+        let statuses = self.plan.ledger_statuses(seen.now, &states);
         if let Some(over) = self.plan.never() {
             return Decision::Denied(self.plan.denial_for_ever(over, statuses));
         }
@@ -330,16 +339,12 @@ impl Asking {
         let Some(setter) = first.setter else { return Decision::Allowed(statuses) };
         let short: Vec<_> = asked.iter().map(|(ledger, ask)| ledger.short_at(first.at - 1, ask)).collect();
         let verdict = Verdict::Denied { at: first.at, setter, short: short.clone() };
-        let answer = Answer { verdict, now: seen.now, ledgers: states, standings: Vec::new() };
+        let (standings, in_flight) = (Vec::new(), Vec::new());
+        let answer = Answer { verdict, now: seen.now, ledgers: states, standings, token: 0, in_flight };
         Decision::Denied(self.plan.denial_until(&answer, first.at, setter, &short, 0))
     }
 }
 
 fn state(ledger: &Ledger) -> LedgerState {
     LedgerState { used: ledger.used(), last_at: ledger.last_at() }
-}
-
-/// A wait, in milliseconds, from the store's times.
-fn wait_until(at: u64, now: u64) -> Duration {
-    Duration::from_millis(at.saturating_sub(now))
 }

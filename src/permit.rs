@@ -11,9 +11,10 @@ use crate::{
     cost::Cost,
     decision::LimitStatus,
     dispatch::Dispatch,
-    error::Error,
+    error::{Error, ErrorKind},
+    lease::Lease,
     plan::Plan,
-    store::ReservationId,
+    store::{ReservationId, Settled},
     telemetry::{self, Verb},
 };
 
@@ -25,6 +26,7 @@ pub struct Permit {
     cost: Cost,
     at_ms: u64,
     limits: Vec<LimitStatus>,
+    lease: Option<Lease>,
 }
 
 /// What a permit needs to be settled.
@@ -39,8 +41,14 @@ pub(crate) struct Reservation {
 
 impl Permit {
     /// `reservation` is `None` when no limit applies, so that nothing was charged.
-    pub(crate) fn new(reservation: Option<Reservation>, cost: Cost, at_ms: u64, limits: Vec<LimitStatus>) -> Self {
-        Self { reservation, cost, at_ms, limits }
+    pub(crate) fn new(
+        reservation: Option<Reservation>,
+        cost: Cost,
+        at_ms: u64,
+        limits: Vec<LimitStatus>,
+        lease: Option<Lease>,
+    ) -> Self {
+        Self { reservation, cost, at_ms, limits, lease }
     }
 
     /// The store's time of the admission, in milliseconds since the epoch; of a booking, the time of its place.
@@ -61,6 +69,12 @@ impl Permit {
         &self.limits
     }
 
+    /// The slot that the call holds while it is under way; `None` where no limit is on `in_flight`.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
     /// Changes the charge to what was used, once. A resource that `actual` does not name keeps its estimate. One round trip.
     ///
     /// What was used above the estimate is owed: it may exceed a limit, and admits nothing until it has left the window. A commit after
@@ -69,12 +83,13 @@ impl Permit {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an amount out of range; otherwise the store's. The charge then stays as
-    /// estimated, or may have been settled.
+    /// estimated, or may have been settled. [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the call's slot had gone to somebody else:
+    /// the charge stays as estimated.
     ///
     /// # Cancel safety
     ///
     /// Once polled, it takes effect even if the future is dropped.
-    pub async fn commit(self, actual: Cost) -> Result<(), Error> {
+    pub async fn commit(mut self, actual: Cost) -> Result<(), Error> {
         actual.validate()?;
         self.settle(Some(&actual)).instrument(telemetry::verb_span(Verb::Commit)).await
     }
@@ -88,25 +103,41 @@ impl Permit {
     /// # Cancel safety
     ///
     /// Once polled, it takes effect even if the future is dropped.
-    pub async fn release(self) -> Result<(), Error> {
+    pub async fn release(mut self) -> Result<(), Error> {
         self.settle(None).instrument(telemetry::verb_span(Verb::Release)).await
     }
 
     /// Another handle of the same reservation. Whichever settles first, settles it.
     pub(crate) fn twin(&self) -> Self {
-        Self { reservation: self.reservation.clone(), cost: self.cost.clone(), at_ms: self.at_ms, limits: Vec::new() }
+        Self {
+            reservation: self.reservation.clone(),
+            cost: self.cost.clone(),
+            at_ms: self.at_ms,
+            limits: Vec::new(),
+            lease: None,
+        }
     }
 
-    async fn settle(&self, actual: Option<&Cost>) -> Result<(), Error> {
+    async fn settle(&mut self, actual: Option<&Cost>) -> Result<(), Error> {
         let Some(reservation) = &self.reservation else { return Ok(()) };
-        let request = reservation.plan.settle_request(reservation.id, Some(reservation.made_at), actual);
+        let mut request = reservation.plan.settle_request(reservation.id, Some(reservation.made_at), actual);
+        request.checks_leases = self.lease.is_some();
         let settled = reservation.dispatch.settle(&reservation.org, request).await;
+        if let (Some(lease), Ok(_)) = (&mut self.lease, &settled) {
+            lease.end();
+        }
         telemetry::settled(match (&settled, actual) {
+            (Ok(Settled::LeaseLost), _) => "lease_lost",
             (Err(_), _) => "error",
             (Ok(_), Some(_)) => "commit",
             (Ok(_), None) => "release",
         });
-        settled.map(drop)
+        match settled? {
+            Settled::LeaseLost => {
+                Err(Error::new(ErrorKind::LeaseLost, "the lease expired: the slot went to somebody else"))
+            }
+            Settled::Now | Settled::Before | Settled::Absent => Ok(()),
+        }
     }
 }
 

@@ -3,22 +3,32 @@
 //! Invariant: a ledger appears once, whatever the number of limits on it; its place in the plan is that of its first limit in the policy.
 //! Pure: no I/O and no clock.
 
-use std::{sync::Arc, time::Duration};
+mod answer;
+
+use std::sync::Arc;
 
 use crate::{
-    calendar::{Ask, UNBOUNDED, fair::HEAVY_PARTS, grid},
+    calendar::{Ask, UNBOUNDED, fair::HEAVY_PARTS},
     cost::Cost,
-    decision::{Denial, LimitStatus, Reason, Retry},
     error::Error,
-    limit::less,
+    limit::{Limit, less},
     policy::{Compiled, Rule},
     resource::Resource,
     store::{
-        AcquireRequest, Answer, AskedLedger, Ending, FairAsk, InspectRequest, LedgerState, Notes, ReservationId,
-        SettleRequest, SettledLedger, keyspace::LedgerKey,
+        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, InspectRequest, Notes, ReservationId, SettleRequest,
+        SettledLedger,
+        keyspace::{LedgerKey, SlotsKey},
     },
     subject::Subject,
 };
+
+/// A cost that exceeds a limit.
+#[derive(Clone, Debug)]
+pub(crate) struct Never {
+    limit: Arc<str>,
+    resource: Resource,
+    over_by: u64,
+}
 
 /// A reservation's life is at least this long, so a ledger of a shorter window cannot carry it.
 const HOME_WINDOW_MS_MIN: u64 = 60_000;
@@ -31,6 +41,8 @@ pub(crate) struct Plan {
     ledgers: Vec<PlannedLedger>,
     checks: Vec<Check>,
     fair: Vec<PlannedFair>,
+    slots: Vec<AskedSlots>,
+    slot_checks: Vec<SlotCheck>,
     home: Option<usize>,
     /// The longest wait in line for a place, whatever the caller's patience.
     max_wait_ms: u64,
@@ -43,6 +55,15 @@ struct PlannedLedger {
     asked: AskedLedger,
     scope: Arc<[Box<str>]>,
     custom: Option<Resource>,
+}
+
+/// One limit on calls under way that binds the call.
+#[derive(Clone, Copy, Debug)]
+struct SlotCheck {
+    /// Among the slots of the policy.
+    limit: usize,
+    /// Among the slots asked.
+    asked: usize,
 }
 
 /// One rule of the policy that is shared fairly.
@@ -82,6 +103,8 @@ impl Plan {
             ledgers: Vec::with_capacity(2),
             checks: Vec::with_capacity(8),
             fair: Vec::new(),
+            slots: Vec::new(),
+            slot_checks: Vec::new(),
             home: None,
             max_wait_ms: u64::MAX,
             hides_org: policy.hide_org && subject.value("user").is_some(),
@@ -100,6 +123,7 @@ impl Plan {
             }
         }
         plan.share_fairly(subject);
+        plan.take_slots(subject);
         plan.home = plan.find_home();
         Ok(plan)
     }
@@ -155,6 +179,23 @@ impl Plan {
         }
     }
 
+    /// Asks for a slot of each scope that a limit on calls under way counts by; the tightest limit binds.
+    fn take_slots(&mut self, subject: &Subject) {
+        for (limit, slots) in self.policy.in_flight.iter().enumerate().filter(|(_, slots)| slots.applies_to(subject)) {
+            let values =
+                slots.scope.iter().map(|attribute| (&**attribute, subject.value(attribute).unwrap_or_default()));
+            let key = SlotsKey::new(values);
+            let asked = self.slots.iter().position(|asked| asked.key == key).unwrap_or_else(|| {
+                self.slots.push(AskedSlots { key, amount: Limit::IN_FLIGHT_MAX });
+                self.slots.len() - 1
+            });
+            if !slots.shadow {
+                self.slots[asked].amount = self.slots[asked].amount.min(slots.amount);
+            }
+            self.slot_checks.push(SlotCheck { limit, asked });
+        }
+    }
+
     /// The ledger whose entries can carry the reservations: that of the narrowest scope with the longest window. One that counts no user
     /// and no attribute of its own is shared by too many calls.
     fn find_home(&self) -> Option<usize> {
@@ -167,19 +208,29 @@ impl Plan {
         (longest >= HOME_WINDOW_MS_MIN).then_some(home)
     }
 
-    /// The first limit whose amount the cost exceeds, and how far it is over.
-    pub(crate) fn never(&self) -> Option<(usize, u64)> {
+    /// The first limit whose amount the cost exceeds.
+    pub(crate) fn never(&self) -> Option<Never> {
         let over = |check: &Check| {
             let rule = &self.policy.rules[check.rule];
             let cost = self.cost.of(&rule.resource);
-            (cost > check.amount && !rule.smoothing && !rule.shadow).then(|| (check.rule, cost - check.amount))
+            let is_over = cost > check.amount && !rule.smoothing && !rule.shadow;
+            is_over.then(|| Never {
+                limit: Arc::clone(&rule.name),
+                resource: rule.resource.clone(),
+                over_by: cost - check.amount,
+            })
         };
-        self.checks.iter().find_map(over)
+        let closed = |check: &SlotCheck| {
+            let slots = &self.policy.in_flight[check.limit];
+            let is_closed = slots.amount == 0 && !slots.shadow;
+            is_closed.then(|| Never { limit: Arc::clone(&slots.name), resource: Resource::InFlight, over_by: 1 })
+        };
+        self.checks.iter().find_map(over).or_else(|| self.slot_checks.iter().find_map(closed))
     }
 
     /// Whether no limit applies, so that there is nothing to ask.
     pub(crate) fn is_unlimited(&self) -> bool {
-        self.checks.is_empty()
+        self.checks.is_empty() && self.slots.is_empty()
     }
 
     pub(crate) fn cost(&self) -> &Cost {
@@ -190,7 +241,17 @@ impl Plan {
         let ledgers = self.ledgers.iter().map(|ledger| ledger.asked.clone()).collect();
         let max_wait_ms = max_wait_ms.min(self.max_wait_ms);
         let fair: Vec<_> = self.fair.iter().map(|fair| fair.ask.clone()).collect();
-        AcquireRequest { id, ledgers, fair, notes: Notes::Nobody, home: self.home, max_wait_ms, moves_up: false }
+        AcquireRequest {
+            id,
+            ledgers,
+            fair,
+            notes: Notes::Nobody,
+            slots: self.slots.clone(),
+            lease_ms: 0,
+            home: self.home,
+            max_wait_ms,
+            moves_up: false,
+        }
     }
 
     /// The user who shares limits fairly with others, and the shortest window of those.
@@ -218,7 +279,24 @@ impl Plan {
             SettledLedger { key, window_ms, estimate: ask.amounts, actual }
         };
         let ending = if actual.is_some() { Ending::Commit } else { Ending::Release };
-        SettleRequest { id, ending, made_at, ledgers: self.ledgers.iter().map(settled).collect(), home: self.home }
+        SettleRequest {
+            id,
+            ending,
+            made_at,
+            ledgers: self.ledgers.iter().map(settled).collect(),
+            home: self.home,
+            slots: self.slots(),
+            checks_leases: false,
+        }
+    }
+
+    /// Whether the call holds a slot while it is under way.
+    pub(crate) fn takes_slots(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    pub(crate) fn slots(&self) -> Vec<SlotsKey> {
+        self.slots.iter().map(|asked| asked.key.clone()).collect()
     }
 
     pub(crate) fn inspect_request(&self) -> InspectRequest {
@@ -229,95 +307,6 @@ impl Plan {
     /// What each ledger is asked, in the order of [`inspect_request`](Self::inspect_request).
     pub(crate) fn asks(&self) -> impl Iterator<Item = (u64, &Ask)> {
         self.ledgers.iter().map(|ledger| (ledger.asked.window_ms, &ledger.asked.ask))
-    }
-
-    /// Where each limit stands, in policy order; without those that are not the caller's business.
-    pub(crate) fn statuses(&self, now: u64, ledgers: &[LedgerState]) -> Vec<LimitStatus> {
-        let status = |check: &Check| {
-            let rule = &self.policy.rules[check.rule];
-            if self.hides_org && !rule.scope.iter().any(|attribute| &**attribute == "user") {
-                return None;
-            }
-            let state = ledgers.get(check.ledger).copied().unwrap_or_default();
-            let used = state.used[check.place];
-            let reset_ms = if state.last_at == 0 { 0 } else { (state.last_at + rule.window_ms).saturating_sub(now) };
-            (!rule.smoothing).then(|| LimitStatus {
-                name: Arc::clone(&rule.name),
-                resource: rule.resource.clone(),
-                limit: check.amount,
-                used,
-                remaining: check.amount.saturating_sub(used),
-                window_ms: rule.window_ms,
-                reset_after: Duration::from_millis(reset_ms),
-                shadow: rule.shadow,
-            })
-        };
-        self.checks.iter().filter_map(status).collect()
-    }
-
-    /// The denial of a cost that exceeds a limit.
-    pub(crate) fn denial_for_ever(&self, (rule, over_by): (usize, u64), limits: Vec<LimitStatus>) -> Denial {
-        self.denial(rule, Retry::Never { over_by }, limits)
-    }
-
-    /// The denial of a cost that fits at `at`, set by the ledger `setter`.
-    pub(crate) fn denial_until(
-        &self,
-        answer: &Answer,
-        at: u64,
-        setter: usize,
-        short: &[[bool; 3]],
-        max_wait_ms: u64,
-    ) -> Denial {
-        let wait_ms = at - answer.now;
-        let window_ms = self.ledgers.get(setter).map_or(0, |ledger| ledger.asked.window_ms);
-        let horizon_ms = self.ledgers.get(setter).map_or(u64::MAX, |ledger| ledger.asked.ask.horizon_ms);
-        let (mut horizon_ms, mut pause_ms_max) = (horizon_ms.min(self.max_wait_ms), u64::MAX);
-        let heavy = self
-            .fair
-            .iter()
-            .zip(&answer.standings)
-            .find(|(fair, standing)| standing.heavy && (setter == fair.ask.user || setter == fair.ask.pool));
-        if heavy.is_some() {
-            // the level changes, so that a long pause would miss what becomes free
-            horizon_ms = horizon_ms.min(window_ms / HEAVY_PARTS);
-            pause_ms_max = window_ms / HEAVY_PARTS;
-        }
-        // a place may be promised once its time, rounded up to the grid at most, is within the horizon
-        let pause_ms = wait_ms.saturating_sub(horizon_ms).min(pause_ms_max).max(grid(window_ms)).max(1);
-        let wait = Duration::from_millis(wait_ms);
-        let retry = match heavy {
-            _ if max_wait_ms >= wait_ms => Retry::AskAgainAfter(Duration::from_millis(pause_ms)),
-            Some(_) => Retry::Estimate(wait),
-            None => Retry::After(wait),
-        };
-        let statuses = self.statuses(answer.now, &answer.ledgers);
-        match heavy {
-            Some((fair, standing)) => {
-                let reason = Reason::FairShare { share: standing.share };
-                Denial { reason, ..self.denial(fair.rule, retry, statuses) }
-            }
-            None => self.denial(self.latest(short), retry, statuses),
-        }
-    }
-
-    /// Of the rules that do not fit a millisecond before the earliest time, the first in the policy; where several bind one resource of
-    /// one ledger, the tightest of them.
-    fn latest(&self, short: &[[bool; 3]]) -> usize {
-        let room = |check: &Check| check.amount.saturating_sub(self.cost.of(&self.policy.rules[check.rule].resource));
-        let bound = |check: &Check| self.ledgers[check.ledger].asked.ask.bounds[check.place];
-        let is_short = |check: &&Check| {
-            !self.policy.rules[check.rule].shadow && short.get(check.ledger).is_some_and(|places| places[check.place])
-        };
-        let tightest = self.checks.iter().filter(is_short).find(|check| room(check) == bound(check));
-        tightest
-            .or_else(|| self.checks.iter().find(|check| !self.policy.rules[check.rule].shadow))
-            .map_or(0, |check| check.rule)
-    }
-
-    fn denial(&self, rule: usize, retry: Retry, limits: Vec<LimitStatus>) -> Denial {
-        let rule = &self.policy.rules[rule];
-        Denial { limit: Arc::clone(&rule.name), resource: rule.resource.clone(), reason: Reason::Limit, retry, limits }
     }
 }
 

@@ -16,7 +16,10 @@ use crate::{
         fair::{Member, Standing},
     },
     error::Error,
-    store::{keyspace::LedgerKey, memory::MemoryStore},
+    store::{
+        keyspace::{LedgerKey, SlotsKey},
+        memory::MemoryStore,
+    },
 };
 
 /// Names an admission: a repeat with the same id returns the first answer. Unique by construction (UUID version 7).
@@ -50,6 +53,13 @@ pub(crate) struct FairAsk {
     pub(crate) member: Member,
 }
 
+/// Slots for calls under way, of which a request takes one.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedSlots {
+    pub(crate) key: SlotsKey,
+    pub(crate) amount: u64,
+}
+
 /// What the pools of a request note of its user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Notes {
@@ -70,6 +80,10 @@ pub(crate) struct AcquireRequest {
     /// Pools that are shared fairly.
     pub(crate) fair: Vec<FairAsk>,
     pub(crate) notes: Notes,
+    /// Slots of which it takes one each when its call starts, all or none.
+    pub(crate) slots: Vec<AskedSlots>,
+    /// How long a lease lives unless it is renewed.
+    pub(crate) lease_ms: u64,
     /// The ledger whose entries carry the reservations, if one is fit for it: see [`keyspace`].
     pub(crate) home: Option<usize>,
     /// How far ahead a place may lie; 0 asks for now or nothing.
@@ -111,6 +125,13 @@ pub(crate) enum Verdict {
         /// Per ledger, which resources do not fit one millisecond before.
         short: Vec<[bool; 3]>,
     },
+    /// As many calls are under way as may be. Nothing was charged; a place that was booked stays.
+    Full {
+        /// Which of the slots asked are taken.
+        slots: usize,
+        /// When the next lease expires, if nobody renews or frees one.
+        at: u64,
+    },
     /// The id was released before.
     Released,
     /// The id was used for another cost.
@@ -127,6 +148,10 @@ pub(crate) struct Answer {
     pub(crate) ledgers: Vec<LedgerState>,
     /// One per pool shared fairly; none for a repeat.
     pub(crate) standings: Vec<Standing>,
+    /// The fencing token of the leases; 0 if no slot was taken.
+    pub(crate) token: u64,
+    /// Per slots asked, how many calls are under way.
+    pub(crate) in_flight: Vec<u64>,
 }
 
 /// One ledger of a charge that is settled.
@@ -146,6 +171,8 @@ pub(crate) enum Ending {
     Commit,
     /// The call is not made: the charge is given back.
     Release,
+    /// The charge stays as estimated; only the slots are freed.
+    Free,
 }
 
 /// Settles a reservation, once.
@@ -159,6 +186,17 @@ pub(crate) struct SettleRequest {
     /// See [`AcquireRequest::home`].
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store keeps records by themselves"))]
     pub(crate) home: Option<usize>,
+    /// Slots that are freed.
+    pub(crate) slots: Vec<SlotsKey>,
+    /// Changes nothing if a lease has expired.
+    pub(crate) checks_leases: bool,
+}
+
+/// The lease of a reservation in one set of slots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Lease {
+    pub(crate) slots: SlotsKey,
+    pub(crate) id: ReservationId,
 }
 
 impl SettleRequest {
@@ -184,6 +222,8 @@ pub(crate) enum Settled {
     Before,
     /// There was none: it is too old, or was never made. A release leaves a tombstone, so that a late acquire is refused.
     Absent,
+    /// A lease has expired: somebody else may have its slot. Nothing changed.
+    LeaseLost,
 }
 
 /// Asks what a ledger holds.
@@ -232,6 +272,15 @@ impl Store {
             Self::Memory(store) => store.settle(org, requests),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.settle(org, requests).await,
+        }
+    }
+
+    /// Lets live leases of one org live on; says of each whether it was live. One round trip.
+    pub(crate) async fn renew(&self, org: &str, leases: &[Lease], lease_ms: u64) -> Result<Vec<bool>, Error> {
+        match self {
+            Self::Memory(store) => Ok(store.renew(org, leases, lease_ms)),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.renew(org, leases, lease_ms).await,
         }
     }
 

@@ -8,10 +8,15 @@ use crate::{
     clock::{Clock, ManualClock},
     error::Error,
     store::{
-        AcquireRequest, AskedLedger, Ending, FairAsk, InspectRequest, Notes, ReservationId, SettleRequest, Settled,
-        SettledLedger, Store, Verdict, keyspace::LedgerKey, memory::MemoryStore,
+        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, InspectRequest, Lease, Notes, ReservationId,
+        SettleRequest, Settled, SettledLedger, Store, Verdict,
+        keyspace::{LedgerKey, SlotsKey},
+        memory::MemoryStore,
     },
 };
+
+/// How long leases of raw requests live, in milliseconds.
+pub const RAW_LEASE_MS: u64 = 5_000;
 
 /// A store without a limiter.
 #[derive(Debug)]
@@ -27,7 +32,7 @@ pub struct RawLedger {
 }
 
 /// One request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RawAcquire {
     /// Its id.
     pub id: [u8; 16],
@@ -41,6 +46,8 @@ pub struct RawAcquire {
     pub moves_up: bool,
     /// Pools that are shared fairly.
     pub fair: Vec<RawFair>,
+    /// Slots for calls under way: whose (`None`: the org's), and how many there are.
+    pub slots: Vec<(Option<String>, u64)>,
 }
 
 /// A pool that is shared fairly.
@@ -86,6 +93,10 @@ pub struct RawAnswer {
     pub last_at: Vec<u64>,
     /// Per pool, whether the user is heavy, and the share; false and 0 for an id that was known.
     pub standings: Vec<(bool, u64)>,
+    /// The fencing token; 0 if no slot was taken.
+    pub token: u64,
+    /// Per slots asked, how many calls are under way.
+    pub in_flight: Vec<u64>,
 }
 
 /// What was decided.
@@ -96,10 +107,11 @@ pub enum RawVerdict {
     Denied { at: u64, setter: usize, short: Vec<[bool; 3]> },
     Released,
     Mismatch,
+    Full { slots: usize, at: u64 },
 }
 
 /// One settlement.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RawSettle {
     /// The reservation.
     pub id: [u8; 16],
@@ -111,9 +123,15 @@ pub struct RawSettle {
     pub made_at: Option<u64>,
     /// Which ledger carries the reservation.
     pub home: Option<usize>,
+    /// Frees the slots only.
+    pub frees: bool,
+    /// Slots that are freed: whose.
+    pub slots: Vec<Option<String>>,
+    /// Changes nothing if a lease has expired.
+    pub checks_leases: bool,
 }
 
-/// What a settlement found: `now`, `before` or `absent`.
+/// What a settlement found: `now`, `before`, `absent` or `lost`.
 pub type RawSettled = &'static str;
 
 impl RawStore {
@@ -180,6 +198,7 @@ impl RawStore {
             Settled::Now => "now",
             Settled::Before => "before",
             Settled::Absent => "absent",
+            Settled::LeaseLost => "lost",
         };
         settled.into_iter().map(|settled| settled.map(name)).collect()
     }
@@ -194,6 +213,16 @@ impl RawStore {
         let entries =
             |contents: crate::store::Contents| contents.entries.iter().map(|entry| (entry.at, entry.amounts)).collect();
         Ok((seen.now, seen.ledgers.into_iter().map(entries).collect()))
+    }
+
+    /// Renews leases: whose slots, and of which reservation; says of each whether it was live.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn renew(&self, org: &str, leases: &[(Option<String>, [u8; 16])]) -> Result<Vec<bool>, Error> {
+        let lease = |(user, id): &(Option<String>, [u8; 16])| Lease { slots: slots_key(user), id: ReservationId(*id) };
+        self.0.renew(org, &leases.iter().map(lease).collect::<Vec<_>>(), RAW_LEASE_MS).await
     }
 
     /// Empties the past of ledgers.
@@ -211,6 +240,10 @@ pub type RawEntries = Vec<(u64, [u64; 3])>;
 
 fn key(ledger: &RawLedger) -> LedgerKey {
     LedgerKey::new(ledger.window_ms, None, ledger.user.as_deref().map(|user| ("user", user)))
+}
+
+fn slots_key(user: &Option<String>) -> SlotsKey {
+    SlotsKey::new(user.as_deref().map(|user| ("user", user)))
 }
 
 fn inspect_request(ledgers: &[RawLedger]) -> InspectRequest {
@@ -239,6 +272,8 @@ fn request(raw: &RawAcquire) -> AcquireRequest {
         id: ReservationId(raw.id),
         ledgers: raw.asked.iter().map(asked).collect(),
         fair: raw.fair.iter().map(fair).collect(),
+        slots: raw.slots.iter().map(|(user, amount)| AskedSlots { key: slots_key(user), amount: *amount }).collect(),
+        lease_ms: RAW_LEASE_MS,
         notes: match raw.fair.first().map_or(0, |fair| fair.notes) {
             0 => Notes::Nobody,
             1 => Notes::Heavy,
@@ -256,6 +291,7 @@ fn raw_answer(answer: crate::store::Answer) -> RawAnswer {
         Verdict::Denied { at, setter, short } => RawVerdict::Denied { at, setter, short },
         Verdict::Released => RawVerdict::Released,
         Verdict::Mismatch => RawVerdict::Mismatch,
+        Verdict::Full { slots, at } => RawVerdict::Full { slots, at },
     };
     let used = answer.ledgers.iter().map(|ledger| ledger.used).collect();
     RawAnswer {
@@ -264,6 +300,8 @@ fn raw_answer(answer: crate::store::Answer) -> RawAnswer {
         used,
         last_at: answer.ledgers.iter().map(|ledger| ledger.last_at).collect(),
         standings: answer.standings.iter().map(|standing| (standing.heavy, standing.share)).collect(),
+        token: answer.token,
+        in_flight: answer.in_flight,
     }
 }
 
@@ -276,9 +314,15 @@ fn settle_request(raw: &RawSettle) -> SettleRequest {
     };
     SettleRequest {
         id: ReservationId(raw.id),
-        ending: if raw.releases { Ending::Release } else { Ending::Commit },
+        ending: match (raw.frees, raw.releases) {
+            (true, _) => Ending::Free,
+            (false, true) => Ending::Release,
+            (false, false) => Ending::Commit,
+        },
         made_at: raw.made_at,
         ledgers: raw.charges.iter().map(settled).collect(),
         home: raw.home,
+        slots: raw.slots.iter().map(slots_key).collect(),
+        checks_leases: raw.checks_leases,
     }
 }

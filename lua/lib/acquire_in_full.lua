@@ -18,8 +18,10 @@
 end
 
 -- The answer to one request in full: repeats, bookings, moves, and whatever else no summary can answer.
-local function decide(id, moves_up, max_wait, home, records_key, count, shares, from)
-  local asks, life, shares_at = {}, 60000, from + count * ASK_SIZE
+local token
+local function decide(id, moves_up, max_wait, home, records_key, count, shares, sets, from)
+  local asks, life, sets_at = {}, 60000, from + count * ASK_SIZE
+  local shares_at = sets_at + sets * SLOTS_SIZE
   for j = 1, count do
     local k, a1, a2, a3, b1, b2, b3, horizon = read(ASK, args, from + j * ASK_SIZE - ASK_SIZE)
     local log = open_log(k)
@@ -58,6 +60,14 @@ local function decide(id, moves_up, max_wait, home, records_key, count, shares, 
     end
     place = record[2]
     if moves_up == 0 or state ~= STATE_OPEN or place <= now then
+      if sets > 0 and state == STATE_OPEN and place <= now then
+        -- its time has come, or the answer that it has was lost
+        local full, given = take_slots(id, sets_at, sets, true)
+        if full ~= 0 then
+          return full and FULL or CORRUPT, given, full, asks
+        end
+        token = given
+      end
       return ADMITTED, place, 0, asks
     end
     -- its own place is given back first; then it moves up or stays
@@ -99,6 +109,13 @@ local function decide(id, moves_up, max_wait, home, records_key, count, shares, 
       return DENIED, exact, setter, asks, standings, setter
     end
   end
+  if place == now and sets > 0 and not record then
+    local full, given = take_slots(id, sets_at, sets, true)
+    if full ~= 0 then
+      return full and FULL or CORRUPT, given, full, asks, standings, setter or 0
+    end
+    token = given
+  end
   local carried = false
   for j = 1, count do
     local ask = asks[j]
@@ -117,14 +134,15 @@ local function decide(id, moves_up, max_wait, home, records_key, count, shares, 
 end
 
 while answered < requests do
-  local id, moves_up, max_wait, home, records_key, count, shares = read(REQUEST, args, position)
+  local id, moves_up, max_wait, home, records_key, count, shares, sets = read(REQUEST, args, position)
   local from = position + REQUEST_SIZE
-  answered, position = answered + 1, from + count * ASK_SIZE
+  local sets_at = from + count * ASK_SIZE
+  answered, position, token = answered + 1, sets_at + sets * SLOTS_SIZE, 0
   for _ = 1, shares do
     local _, _, _, _, _, _, after = read(FAIR, args, position)
     position = after
   end
-  local code, at, kept_by, asks, standings, setter = decide(id, moves_up, max_wait, home, records_key, count, shares, from)
+  local code, at, kept_by, asks, standings, setter = decide(id, moves_up, max_wait, home, records_key, count, shares, sets, from)
   replied = replied + 1
   answers[replied] = pack('<BI6B', code, at or 0, kept_by or 0)
   for j = 1, count do

@@ -2,6 +2,14 @@
 --
 -- MODEL  src/calendar/ledger.rs; tests/it/model.rs holds the two together
 
+  local token = 0
+  if place == now and sets > 0 then
+    local full
+    full, token = take_slots(id, sets_at, sets, false)
+    if full ~= 0 then
+      break
+    end
+  end
   if place then
     replied, answered, position = replied + 1, answered + 1, next_position
     answers[replied] = pack('<BI6B', ADMITTED, place, 0)

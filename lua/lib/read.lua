@@ -2,8 +2,8 @@
 --
 -- KEYS  1            head       see README.md
 --       2 .. n + 1   ledgers
---       then per pool shared fairly 3 keys: see lib/fair/stand.lua; then records: hashes of reservations that no ledger carries
--- ARGV  1 packed: n ledgers I2, m requests I2, p pools I2, then per ledger: window I6 (ms), home I1 (1: its entries may carry
+--       then per pool shared fairly 3 keys: see lib/fair/stand.lua; then per set of slots 1: see lib/lease.lua; then records: hashes of reservations that no ledger carries
+-- ARGV  1 packed: n ledgers I2, m requests I2, p pools I2, s sets of slots I2, then per ledger: window I6 (ms), home I1 (1: its entries may carry
 --       reservations)
 -- COST  1 TIME, 1 GET, 1 GETRANGE per ledger
 --
@@ -38,7 +38,7 @@ local NEWEST, CALM, MERGE, LAST, TAIL, RAW, DIRTY, ADDED, EDITS, WALK = 4, 8, 9,
 local PEAK, AHEAD, AHEAD_FROM, PAST, BOOKED, BASE, KEPT = 17, 20, 23, 24, 25, 26, 27
 
 local keys, args = KEYS, ARGV[1]
-local ledgers, requests, pools_asked, position = read('<I2I2I2', args)
+local ledgers, requests, pools_asked, slots_asked, position = read('<I2I2I2I2', args)
 
 local time = call('TIME')
 local clock = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
@@ -113,6 +113,8 @@ offset = now - clock
 -- Of lib/fair/stand.lua: pools that users share fairly, by number.
 local pools = pools_asked > 0 and {}
 local POOL, POOL_SIZE, POOL_VERSION = '<dI6BI6I6B', 28, 1
+-- Of lib/lease.lua: sets of slots, by number; their keys come after this one.
+local slots, slots_from = slots_asked > 0 and {}, ledgers + 3 * pools_asked + 1
 local pools_position = position
 position = position + pools_asked * 9
 local first_request = position

@@ -5,7 +5,10 @@
 use_records()
 use_logs()
 
-local function settle(id, ending, made_at, home, records_key, count, from)
+local function settle(id, ending, made_at, home, records_key, count, sets, checked, from)
+  if ending == FREE then
+    return free_slots(id, from + count * CHARGE_SIZE, sets, false) and SETTLED or CORRUPT
+  end
   local charges, life, carrier = {}, 60000, nil
   for j = 1, count do
     local k, e1, e2, e3, a1, a2, a3 = read(CHARGE, args, from + j * CHARGE_SIZE - CHARGE_SIZE)
@@ -31,6 +34,13 @@ local function settle(id, ending, made_at, home, records_key, count, from)
   end
   if record and record[2] + life <= now then
     record = nil
+  end
+  if sets > 0 and (not record or record[3] == STATE_OPEN) then
+    -- a call may last longer than its record
+    local lost = free_slots(id, from + count * CHARGE_SIZE, sets, checked == 1)
+    if lost ~= 0 then
+      return lost and LOST or CORRUPT
+    end
   end
   if not record then
     if ending ~= COMMIT then
@@ -64,8 +74,8 @@ local function settle(id, ending, made_at, home, records_key, count, from)
 end
 
 while answered < requests do
-  local id, ending, made_at, home, records_key, count = read(REQUEST, args, position)
+  local id, ending, made_at, home, records_key, count, sets, checked = read(REQUEST, args, position)
   local from = position + REQUEST_SIZE
-  answered, position = answered + 1, from + count * CHARGE_SIZE
-  answers[answered] = pack('<B', settle(id, ending, made_at, home, records_key, count, from))
+  answered, position = answered + 1, from + count * CHARGE_SIZE + sets * 2
+  answers[answered] = pack('<B', settle(id, ending, made_at, home, records_key, count, sets, checked, from))
 end

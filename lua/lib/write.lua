@@ -80,6 +80,22 @@ for _, pool in pairs(pools or {}) do
       format('%.0f', math.ceil(math.max(w * 1.25, 75000))))
   end
 end
+for k, set in pairs(slots or {}) do
+  local key = keys[slots_from + k]
+  if set.freed then
+    for id in pairs(set.freed) do
+      call('ZREM', key, id)
+    end
+  elseif set.changed then
+    call('ZREMRANGEBYSCORE', key, '0', format('%.0f', now))
+    call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
+    for id, expires_at in pairs(set.taken) do
+      call('ZADD', key, format('%.0f', expires_at), id)
+    end
+    local life = format('%.0f', math.max(set.life * 2, 75000))
+    call('PEXPIRE', key, life)
+  end
+end
 if recorded then
   for id, r in pairs(recorded) do
     call('HSET', keys[recorded_in[id]], id, pack('<I6I6I6I6', r[2] * 4 + r[3], r[4], r[5], r[6]))

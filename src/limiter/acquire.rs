@@ -15,12 +15,12 @@ use tracing::Instrument;
 
 use crate::{
     calendar::PARTS,
-    clock::millis,
+    clock::{millis, wait_until},
     cost::Cost,
     decision::Retry,
     dispatch::{PACE_MS_MIN, Unclaimed},
     error::Error,
-    limiter::{Asking, Limiter, Outcome, wait_until},
+    limiter::{Asking, Limiter, Outcome},
     permit::Permit,
     store::{Answer, ReservationId, Verdict},
     subject::Subject,
@@ -86,8 +86,9 @@ impl Acquire {
             let max_wait_ms =
                 self.max_wait.map_or(u64::MAX >> 16, |max_wait| millis(max_wait).saturating_sub(waited_ms));
             let unclaimed = asking.unclaimed();
+            let sent_ms = clock.now_ms();
             let answer = asking.decide(max_wait_ms).await?;
-            match asking.outcome(&answer, max_wait_ms)? {
+            match asking.outcome(&answer, sent_ms, max_wait_ms)? {
                 Outcome::Admitted(permit) => {
                     let waiting = Waiting { asking: &asking, unclaimed, made_at: answer.now };
                     if let Some(permit) = waiting.until_due(clock, answer, permit).await? {
@@ -152,6 +153,12 @@ impl Waiting<'_> {
         loop {
             let now_ms = clock.now_ms();
             if now_ms >= due_ms && confirmed {
+                if asking.plan.takes_slots() {
+                    match self.start(clock).await? {
+                        Some(started) => permit = started,
+                        None => return Ok(None),
+                    }
+                }
                 self.unclaimed.claim();
                 // another is the first in line now
                 drop(in_line);
@@ -172,7 +179,7 @@ impl Waiting<'_> {
             let mut request = asking.plan.acquire_request(asking.id, u64::MAX >> 16);
             request.moves_up = true;
             match asking.dispatch.acquire(&asking.org, request).await {
-                Ok(Answer { verdict: Verdict::Admitted { at }, now, ledgers, standings }) => {
+                Ok(answer @ Answer { verdict: Verdict::Admitted { at }, now, .. }) => {
                     if !confirmed && now > at + PASSED_MS_MAX {
                         return Ok(None);
                     }
@@ -180,8 +187,7 @@ impl Waiting<'_> {
                     place = place.min(at);
                     due_ms = clock.now_ms() + place.saturating_sub(now);
                     in_line.asked(place, clock.now_ms());
-                    let answer = Answer { verdict: Verdict::Admitted { at: place }, now, ledgers, standings };
-                    permit = asking.permit(&answer, place, self.made_at);
+                    permit = asking.permit(&answer, place, self.made_at, asked_ms);
                 }
                 Ok(_) => return Ok(None),
                 Err(error) if error.is_retryable() => {
@@ -192,6 +198,18 @@ impl Waiting<'_> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Takes the slots of a call whose place has come; `None` if none is free: the place is given back, and another one booked.
+    async fn start(&self, clock: &crate::clock::Clock) -> Result<Option<Permit>, Error> {
+        let asking = self.asking;
+        let (sent_ms, mut request) = (clock.now_ms(), asking.plan.acquire_request(asking.id, 0));
+        request.lease_ms = asking.dispatch.leases.lease_ms;
+        let answer = asking.dispatch.acquire(&asking.org, request).await?;
+        Ok(match answer.verdict {
+            Verdict::Admitted { at } => Some(asking.permit(&answer, at, self.made_at, sent_ms)),
+            _ => None,
+        })
     }
 
     /// A 64th of the shortest window that covers the wait: a place that far ahead was set by a ledger of at least that window.

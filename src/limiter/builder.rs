@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 #[cfg(feature = "redis")]
 use crate::store::redis::RedisStore;
 use crate::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ManualClock, millis},
     dispatch::Dispatch,
     error::Error,
     limiter::{Core, Limiter, policies::Policies},
@@ -16,6 +16,7 @@ use crate::{
 const DEADLINE: Duration = Duration::from_millis(250);
 const POLICY_TTL: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 64;
+const LEASE: Duration = Duration::from_secs(15);
 const PRIORITY: &str = "interactive";
 
 /// Settings of a [`Limiter`]. Nothing happens until [`build`](Self::build), and nothing is sent before the first use.
@@ -27,6 +28,7 @@ pub struct LimiterBuilder {
     deadline: Duration,
     policy_ttl: Duration,
     batch_max: usize,
+    lease: Duration,
 }
 
 /// Where the policies come from.
@@ -67,6 +69,7 @@ impl LimiterBuilder {
             deadline: DEADLINE,
             policy_ttl: POLICY_TTL,
             batch_max: BATCH_MAX,
+            lease: LEASE,
         }
     }
 
@@ -120,6 +123,13 @@ impl LimiterBuilder {
         self
     }
 
+    /// How long the slot of a call under way is kept for a process that gives no sign of life, 1 s to 10 min. A heartbeat renews it
+    /// three times within that. Default: 15 s.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), naming the setting: no policy or one that does not hold together, a URL that is
@@ -130,6 +140,9 @@ impl LimiterBuilder {
         }
         if !(1..=256).contains(&self.batch_max) {
             return Err(Error::invalid(format!("batch_max {}: allowed are 1 to 256", self.batch_max)));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&self.lease) {
+            return Err(Error::invalid(format!("lease {:?}: allowed are 1 s to 10 min", self.lease)));
         }
         if self.policy_ttl.is_zero() {
             return Err(Error::invalid("policy_ttl 0s: it must be longer than nothing"));
@@ -152,7 +165,7 @@ impl LimiterBuilder {
             #[cfg(not(feature = "redis"))]
             Some(_) => return Err(Error::invalid("redis: this build has no Redis store; enable the feature `redis`")),
         };
-        let dispatch = Dispatch::new(store, clock, self.batch_max);
+        let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
         Ok(Limiter { core: Arc::new(Core { dispatch, policies, closed: false.into() }), class: PRIORITY.into() })
     }
 }

@@ -20,7 +20,6 @@ pub(crate) struct Compiled {
     /// Attributes that every subject must have.
     pub(crate) require: Vec<Box<str>>,
     /// How many calls may be under way.
-    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the store to count calls under way"))]
     pub(crate) in_flight: Vec<Slots>,
     /// Whether figures of limits that do not count by user are left out of what a denial or permit shows.
     pub(crate) hide_org: bool,
@@ -112,7 +111,6 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// Whether the subject has every attribute of the scope, and those of `when` with an accepted value.
-    #[cfg_attr(not(test), expect(dead_code, reason = "waits for the store to count calls under way"))]
     pub(crate) fn applies_to(&self, subject: &Subject) -> bool {
         holds(&self.scope, &self.when, subject)
     }

@@ -7,6 +7,7 @@
 //! allot:1:{<org>}:h                              the head of the org
 //! allot:1:{<org>}:<window ms>[:c:<resource>]{:<attribute>:<id>}   a ledger; attributes are u (user), m (model), a.<name>
 //! allot:1:{<org>}:f<part><place>:<ledger>        a pool shared fairly: its state, its users (u), the heavy among them (h); place 0 to 2
+//! allot:1:{<org>}:i{:<attribute>:<id>}           slots for calls under way of a scope
 //! allot:1:{<org>}:r:<second>                     records of reservations that no ledger carries, by the second of their id
 //! ```
 
@@ -32,15 +33,32 @@ impl LedgerKey {
             key.push_str(":c:");
             escape(resource, &mut key);
         }
-        for (attribute, id) in scope {
-            match attribute {
-                "user" => key.push_str(":u:"),
-                "model" => key.push_str(":m:"),
-                name => key.extend([":a.", name, ":"]),
-            }
-            escape(id, &mut key);
-        }
+        spell(scope, &mut key);
         Self(key.into())
+    }
+}
+
+/// Names the slots of a scope within its org.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SlotsKey(Arc<str>);
+
+impl SlotsKey {
+    /// `scope` holds attributes and their values, the org left out.
+    pub(crate) fn new<'a>(scope: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut key = String::from("i");
+        spell(scope, &mut key);
+        Self(key.into())
+    }
+}
+
+fn spell<'a>(scope: impl IntoIterator<Item = (&'a str, &'a str)>, key: &mut String) {
+    for (attribute, id) in scope {
+        match attribute {
+            "user" => key.push_str(":u:"),
+            "model" => key.push_str(":m:"),
+            name => key.extend([":a.", name, ":"]),
+        }
+        escape(id, key);
     }
 }
 
@@ -71,6 +89,10 @@ impl OrgKeys {
     /// Where a pool that is shared fairly lives, one resource of one ledger: its state, its users, and those of them that are heavy.
     pub(crate) fn pool(&self, key: &LedgerKey, place: usize) -> [String; 3] {
         ["f", "fu", "fh"].map(|part| format!("{}{part}{place}:{}", self.prefix, key.0))
+    }
+
+    pub(crate) fn slots(&self, key: &SlotsKey) -> String {
+        format!("{}{}", self.prefix, key.0)
     }
 
     /// Where the record of `id` lives when no ledger carries it. An id begins with its client's time in milliseconds.

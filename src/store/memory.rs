@@ -12,12 +12,14 @@ use crate::{
         Amounts, Ask, Ledger, earliest,
         fair::{HEAVY_PARTS, Pool, Standing},
         place_in_line,
+        slots::Slots,
     },
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, LedgerState, Notes,
-        ReservationId, SettleRequest, Settled, Verdict, keyspace::LedgerKey,
+        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, Lease, LedgerState, Notes,
+        ReservationId, SettleRequest, Settled, Verdict,
+        keyspace::{LedgerKey, SlotsKey},
     },
 };
 
@@ -46,6 +48,7 @@ struct Org {
     expiring: VecDeque<(u64, ReservationId)>,
     /// Pools that are shared fairly, by their ledger and the resource's place in it.
     pools: HashMap<(LedgerKey, usize), Pool>,
+    slots: HashMap<SlotsKey, Slots>,
 }
 
 /// A request as fair share leaves it.
@@ -110,6 +113,15 @@ impl MemoryStore {
         });
     }
 
+    pub(crate) fn renew(&self, org: &str, leases: &[Lease], lease_ms: u64) -> Vec<bool> {
+        self.with_org(org, |org, now| {
+            let renew = |lease: &Lease| {
+                org.slots.get_mut(&lease.slots).is_some_and(|slots| slots.renew(lease.id.0, now + lease_ms, now))
+            };
+            leases.iter().map(renew).collect()
+        })
+    }
+
     /// The time is read under the lock: a decision by an earlier time than one before it would miss what that one let expire.
     fn with_org<T>(&self, name: &str, step: impl FnOnce(&mut Org, u64) -> T) -> T {
         let mut orgs = self.orgs.lock();
@@ -135,6 +147,7 @@ impl Org {
             }
         }
         let known = self.records.get(&request.id).copied().filter(|record| record.expires_at > now);
+        let mut token = 0;
         let mut standings = vec![Standing::default(); request.fair.len()];
         let verdict = match known {
             Some(record) if record.state == State::Released => Verdict::Released,
@@ -142,14 +155,25 @@ impl Org {
             Some(record) if request.moves_up && record.state == State::Open && record.at > now => {
                 Verdict::Admitted { at: self.move_up(request, record.at, now) }
             }
+            Some(record) if record.state == State::Open && record.at <= now => {
+                // its time has come, or the answer that it has was lost
+                self.take_slots(request, now, &mut token).err().unwrap_or(Verdict::Admitted { at: record.at })
+            }
             Some(record) => Verdict::Admitted { at: record.at },
-            None => self.decide(request, now, &mut standings),
+            None => self.decide(request, now, &mut standings, &mut token),
         };
         let ledgers = request.ledgers.iter().map(|asked| self.ledgers.get(&asked.key).map(state).unwrap_or_default());
-        Answer { verdict, now, ledgers: ledgers.collect(), standings }
+        let in_flight = request.slots.iter().map(|asked| self.slots.get(&asked.key).map_or(0, |slots| slots.live(now)));
+        Answer { verdict, now, ledgers: ledgers.collect(), standings, token, in_flight: in_flight.collect() }
     }
 
-    fn decide(&mut self, request: &AcquireRequest, now: u64, standings: &mut Vec<Standing>) -> Verdict {
+    fn decide(
+        &mut self,
+        request: &AcquireRequest,
+        now: u64,
+        standings: &mut Vec<Standing>,
+        token: &mut u64,
+    ) -> Verdict {
         let lowered = self.lower(request, now, request.notes);
         let asked = self.asked(request, &lowered.asks);
         let first = earliest(&asked, now);
@@ -176,12 +200,41 @@ impl Org {
                 pool.press(fair.limit, used, request.ledgers[fair.pool].ask.amounts[fair.place]);
             }
         }
+        *standings = lowered.standings;
+        if place == Some(now)
+            && let Err(full) = self.take_slots(request, now, token)
+        {
+            return full;
+        }
         if let Some(at) = place {
             self.charge(request, at);
             self.record(request, at, now);
         }
-        *standings = lowered.standings;
         verdict
+    }
+
+    /// Takes a slot in each set that is asked, or in none.
+    fn take_slots(&mut self, request: &AcquireRequest, now: u64, token: &mut u64) -> Result<(), Verdict> {
+        let (empty, mut next) = (Slots::default(), 0);
+        for (index, asked) in request.slots.iter().enumerate() {
+            let slots = self.slots.get(&asked.key).unwrap_or(&empty);
+            slots.room_for(request.id.0, asked.amount, now).map_err(|at| Verdict::Full { slots: index, at })?;
+            next = next.max(slots.next_token(now));
+        }
+        for asked in &request.slots {
+            let slots = self.slots.entry(asked.key.clone()).or_default();
+            slots.take(request.id.0, now + request.lease_ms, next, now);
+        }
+        *token = next;
+        Ok(())
+    }
+
+    fn free_slots(&mut self, request: &SettleRequest) {
+        for key in &request.slots {
+            if let Some(slots) = self.slots.get_mut(key) {
+                slots.free(request.id.0);
+            }
+        }
     }
 
     /// Lowers what a request may find in its ledgers by how its user stands in the pools that are shared fairly.
@@ -274,7 +327,18 @@ impl Org {
     }
 
     fn settle(&mut self, request: &SettleRequest, now: u64) -> Settled {
+        if request.ending == Ending::Free {
+            self.free_slots(request);
+            return Settled::Now;
+        }
         let known = self.records.get(&request.id).copied().filter(|record| record.expires_at > now);
+        if known.is_none_or(|record| record.state == State::Open) {
+            let holds = |key| self.slots.get(key).is_some_and(|slots: &Slots| slots.holds(request.id.0, now));
+            if request.checks_leases && !request.slots.iter().all(holds) {
+                return Settled::LeaseLost;
+            }
+            self.free_slots(request);
+        }
         let Some(record) = known else {
             if request.ending == Ending::Release {
                 let expires_at = now + request.record_ms();
@@ -296,7 +360,7 @@ impl Org {
             ledger.settle(record.at, made_at, settled.estimate, settled.actual);
         }
         let ended = match request.ending {
-            Ending::Commit => Record { state: State::Committed, ..record },
+            Ending::Commit | Ending::Free => Record { state: State::Committed, ..record },
             // a place given back is no place any more: its record is of now
             Ending::Release => {
                 let at = record.at.min(now);
@@ -310,11 +374,12 @@ impl Org {
     /// Drops what has expired; says whether anything is left.
     fn sweep(&mut self, now: u64) -> bool {
         self.ledgers.retain(|_, ledger| ledger.last_at() + ledger.window() > now);
+        self.slots.retain(|_, slots| slots.live(now) > 0);
         self.pools.retain(|_, pool| pool.expires_at() > now);
         self.records.retain(|_, record| record.expires_at > now);
         let records = &self.records;
         self.expiring.retain(|(_, id)| records.contains_key(id));
-        !(self.ledgers.is_empty() && self.records.is_empty() && self.pools.is_empty())
+        !(self.ledgers.is_empty() && self.records.is_empty() && self.pools.is_empty() && self.slots.is_empty())
     }
 }
 

@@ -16,11 +16,11 @@ use std::{
 use self::{
     connect::Connections,
     request::Packed,
-    script::{Failure, INSPECT, Script, Scripts},
+    script::{Failure, INSPECT, RENEW, Script, Scripts},
 };
 use crate::{
     error::{Error, ErrorKind},
-    store::{AcquireRequest, Answer, InspectRequest, Inspected, SettleRequest, Settled, keyspace::OrgKeys},
+    store::{AcquireRequest, Answer, InspectRequest, Inspected, Lease, SettleRequest, Settled, keyspace::OrgKeys},
     telemetry,
 };
 
@@ -61,6 +61,12 @@ impl RedisStore {
         let packed = request::settle(&OrgKeys::new(org), requests);
         let reply = self.repeat_until_answered(self.scripts.settle, &packed).await;
         each(reply, requests.len(), |bytes| reply::settled(bytes, requests.len()))
+    }
+
+    pub(crate) async fn renew(&self, org: &str, leases: &[Lease], lease_ms: u64) -> Result<Vec<bool>, Error> {
+        let packed = request::renew(&OrgKeys::new(org), leases, lease_ms);
+        let reply = self.repeat_until_answered(&RENEW, &packed).await?;
+        reply::renewed(&reply, leases.len())
     }
 
     pub(crate) async fn inspect(&self, org: &str, request: &InspectRequest) -> Result<Inspected, Error> {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
 use allotment::{
-    Acquire, Certainty, Cost, Decision, Denial, Error, ErrorKind, Limit, LimitStatus, Limiter, LimiterBuilder,
+    Acquire, Certainty, Cost, Decision, Denial, Error, ErrorKind, Lease, Limit, LimitStatus, Limiter, LimiterBuilder,
     ManualClock, Outcome, Permit, Policy, PolicySource, Preset, Reason, Resource, Retry, RunError, Subject,
 };
 
@@ -130,6 +130,18 @@ async fn a_heavy_user_leaves_the_last_of_a_pool_to_others() {
 }
 
 #[tokio::test]
+async fn a_call_under_way_holds_a_slot() {
+    let slots = policy(9).limit(Limit::new("calls").in_flight(1));
+    let builder = Limiter::builder().policy(slots).clock(ManualClock::new()).lease(MINUTE);
+    let limiter = builder.build().unwrap();
+    let permit = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap();
+    let lease: &Lease = permit.lease().unwrap();
+    assert!(lease.is_live() && lease.token() > 0);
+    let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
+    assert_eq!((denial.reason, denial.retry), (Reason::InFlight, Retry::Estimate(MINUTE)));
+}
+
+#[tokio::test]
 async fn a_class_leaves_its_headroom_to_the_others() {
     let limiter = Limiter::builder().policy(policy(10)).clock(ManualClock::new()).build().unwrap();
     let batch = limiter.priority("batch");
@@ -193,6 +205,6 @@ fn a_limiter_on_redis_is_built_without_io_and_names_what_is_wrong() {
     drop(Limiter::builder().redis("redis://192.0.2.1/").policy(policy(1)).build().unwrap());
     let error = Limiter::builder().redis("nonsense").policy(policy(1)).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    let all = [ErrorKind::Timeout, ErrorKind::Unavailable, ErrorKind::Protocol];
+    let all = [ErrorKind::Timeout, ErrorKind::Unavailable, ErrorKind::Protocol, ErrorKind::LeaseLost];
     assert!(!all.contains(&error.kind()));
 }

@@ -63,7 +63,7 @@ impl<'a> Line<'a> {
             limits: [Some(*limit), None, None],
         };
         let asked = self.ledgers.iter().map(ask).collect();
-        let request = RawAcquire { id, asked, home: None, max_wait_ms, moves_up: false, fair: Vec::new() };
+        let request = RawAcquire { id, asked, home: None, max_wait_ms, ..RawAcquire::default() };
         match self.send(&request).await.verdict {
             RawVerdict::Admitted { at } => Ok(Ticket { request, place: at }),
             RawVerdict::Denied { at, .. } => Err(at),
@@ -82,7 +82,8 @@ impl<'a> Line<'a> {
         let charge = |ask: &RawAsk| (ask.ledger.clone(), ask.amounts, [actual.unwrap_or(0), 0, 0]);
         let charges = ticket.request.asked.iter().map(charge).collect();
         let id = ticket.request.id;
-        let request = RawSettle { id, charges, releases: actual.is_none(), made_at: None, home: None };
+        let request =
+            RawSettle { id, charges, releases: actual.is_none(), made_at: None, home: None, ..RawSettle::default() };
         let process = self.processes.choose(&mut self.random).unwrap();
         assert_eq!(process.settle(&self.org, &[request]).await.remove(0).unwrap(), "now");
     }

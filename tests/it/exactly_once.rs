@@ -91,12 +91,19 @@ fn ledgers(user: u64) -> [RawLedger; 2] {
 
 fn acquire(id: [u8; 16], user: u64) -> RawAcquire {
     let asked = ledgers(user).map(|ledger| RawAsk { ledger, amounts: [3, 0, 0], limits: [Some(1 << 40), None, None] });
-    RawAcquire { id, asked: asked.into(), home: Some(1), max_wait_ms: 0, moves_up: false, fair: Vec::new() }
+    RawAcquire { id, asked: asked.into(), home: Some(1), max_wait_ms: 0, ..RawAcquire::default() }
 }
 
 fn settle(id: [u8; 16], user: u64, actual: Option<u64>) -> RawSettle {
     let charges = ledgers(user).map(|ledger| (ledger, [3, 0, 0], [actual.unwrap_or(0), 0, 0]));
-    RawSettle { id, charges: charges.into(), releases: actual.is_none(), made_at: None, home: Some(1) }
+    RawSettle {
+        id,
+        charges: charges.into(),
+        releases: actual.is_none(),
+        made_at: None,
+        home: Some(1),
+        ..RawSettle::default()
+    }
 }
 
 fn random_id(random: &mut StdRng, now_ms: u64) -> [u8; 16] {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is wrong, what the scripts say, and what they say then.
-const FAULTS: [(&str, &str, &str); 37] = [
+const FAULTS: [(&str, &str, &str); 42] = [
     (
         "the fold bound is a 63rd of the window",
         "(F[x + 4] - F[x - 4]) * PARTS < log.window",
@@ -97,20 +97,30 @@ const FAULTS: [(&str, &str, &str); 37] = [
     ("a refusal of the light does not lower the level", "level = level - GAIN * cost * level / limit", ""),
     (
         "the level rises though somebody light was refused",
-        "pool.held and not pool.pressed and slack > 0",
-        "pool.held and slack > 0",
+        "pool[HELD] and not pool[PRESSED] and slack > 0",
+        "pool[HELD] and slack > 0",
     ),
-    ("the heavy may touch all of the pool", "reserve = max(floor(limit * RESERVE), 1)", "reserve = 0"),
+    ("the heavy may touch all of the pool", "reserve = math.max(math.floor(limit * RESERVE), 1)", "reserve = 0"),
     ("the heavy book as far ahead as they like", "math.floor(w / HEAVY_PARTS)", "max_wait"),
     ("the heavy book as far ahead as they like by summaries", "math.floor(window[kp] / HEAVY_PARTS)", "max_wait"),
-    ("who left counts on", "pool.users - left", "pool.users"),
+    ("who left counts on", "pool[index] - read('>I2', gone[i])", "pool[index]"),
     (
         "a share does not bind by summaries",
         "local own = math.max(math.min(read('<I6', asked, y), share_now - cost), 0)",
         "local own = read('<I6', asked, y)",
     ),
     ("booked places of a user do not count", "for x = 1, own.log.n * 4, 4 do", "for x = 1, own.log.past * 4, 4 do"),
-    ("who has nothing may be heavy", "of_user == 0 or of_user + cost", "of_user + cost"),
+    ("who has nothing may be heavy", "of_user > 0 and of_user + cost", "of_user + cost"),
+    // calls under way
+    ("one call more than there are slots", "set.live >= amount", "set.live > amount"),
+    ("a lease lives 1 ms too long", "'(' .. format('%.0f', now), '+inf')\n", "format('%.0f', now), '+inf')\n"),
+    (
+        "tokens of one millisecond are equal",
+        "token = math.max(token, set.token + 1)",
+        "token = math.max(token, set.token)",
+    ),
+    ("a zombie's end is taken for good", "if checked and (not expires_at", "if false and (not expires_at"),
+    ("a commit frees no slot", "slots[k].freed[id] = true", ""),
 ];
 
 /// Steps within which a fault must show.

@@ -42,7 +42,7 @@ impl Both {
             amounts: [cost, 0, 0],
             limits: [Some(limit), None, None],
         });
-        RawAcquire { id, asked: asked.to_vec(), home: Some(1), max_wait_ms, moves_up: false, fair: Vec::new() }
+        RawAcquire { id, asked: asked.to_vec(), home: Some(1), max_wait_ms, ..RawAcquire::default() }
     }
 
     async fn acquire(&self, request: &RawAcquire) -> RawVerdict {
@@ -60,7 +60,14 @@ impl Both {
     async fn settle(&self, request: &RawAcquire, releases: bool) -> RawSettled {
         let actual = |asked: &RawAsk| if releases { [0; 3] } else { asked.amounts };
         let charges = request.asked.iter().map(|asked| (asked.ledger.clone(), asked.amounts, actual(asked))).collect();
-        let settle = [RawSettle { id: request.id, charges, releases, made_at: None, home: request.home }];
+        let settle = [RawSettle {
+            id: request.id,
+            charges,
+            releases,
+            made_at: None,
+            home: request.home,
+            ..RawSettle::default()
+        }];
         let model = self.memory.settle("o", &settle).await.remove(0).unwrap();
         assert_eq!(self.redis.settle("o", &settle).await.remove(0).unwrap(), model, "{settle:?}");
         model

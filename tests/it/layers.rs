@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["store"],
     &["plan"],
     &["dispatch"],
+    &["lease"],
     &["permit"],
     &["limiter"],
     &["testing"],

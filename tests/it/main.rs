@@ -13,6 +13,7 @@ mod fixtures;
 mod histories;
 mod house;
 mod layers;
+mod leases;
 mod model;
 mod oracle;
 mod policy;

@@ -41,6 +41,8 @@ struct History {
     steps: u64,
     /// The resource of the first ledger that users share fairly, if the second counts a user's part of it.
     fair: Option<usize>,
+    /// How many slots for calls under way the org and each user have.
+    slots: [Option<u64>; 2],
     made: Vec<Made>,
     /// A time at which something changes: of a denial or of a place.
     turning_at: u64,
@@ -92,8 +94,13 @@ impl History {
         let memory = RawStore::in_memory(clock.clone());
         let fair = [0, 1, 2].choose(&mut random).copied();
         let fair = fair.filter(|_| windows.len() > 1 && windows[0] == windows[1] && random.random_bool(0.5));
+        let slots = random.random_bool(0.3);
+        let slots = [2, 1]
+            .map(|most| random.random_range(0..=most * 2))
+            .map(|amount| Some(amount).filter(|amount| slots && *amount > 0));
         Self {
             fair,
+            slots,
             org: format!("m{seed}"),
             clock: clock.clone(),
             memory,
@@ -136,8 +143,11 @@ impl History {
             let notes = self.random.random_range(0..3);
             (amounts[place] > 0).then(|| RawFair { pool: 0, user: 1, place, limit, weight, name, notes })
         };
+        let name = asked.last().and_then(|asked| asked.ledger.user.clone());
+        let of_user = self.slots[1].filter(|_| name.is_some()).map(|amount| (name, amount));
+        let slots = self.slots[0].map(|amount| (None, amount)).into_iter().chain(of_user).collect();
         let fair = self.fair.and_then(share).into_iter().collect();
-        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false, fair }
+        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false, fair, slots }
     }
 
     /// A request as before: a repeat, or a question whether the place moved up.
@@ -176,7 +186,11 @@ impl History {
         });
         let charges = charges.collect();
         let made_at = self.random.random_bool(0.8).then_some(made.made_at).flatten();
-        Some(RawSettle { id: made.request.id, charges, releases, made_at, home: made.request.home })
+        let slots: Vec<_> = made.request.slots.iter().map(|(user, _)| user.clone()).collect();
+        let frees = !slots.is_empty() && self.random.random_bool(0.2);
+        let checks_leases = !booked && !slots.is_empty() && self.random.random_bool(0.5);
+        let (id, home) = (made.request.id, made.request.home);
+        Some(RawSettle { id, charges, releases, made_at, home, slots, frees, checks_leases })
     }
 }
 
@@ -262,6 +276,19 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
                     .collect();
                 assert_eq!(model, lua, "{at}: {batch:?}");
                 Box::new(batch)
+            }
+            98 => {
+                let mut leases = Vec::new();
+                for made in &history.made {
+                    leases.extend(made.request.slots.iter().map(|(user, _)| (user.clone(), made.request.id)));
+                }
+                leases.truncate(50);
+                if !leases.is_empty() {
+                    let model = history.memory.renew(&history.org, &leases).await.unwrap();
+                    let lua = redis.renew(&history.org, &leases).await.unwrap();
+                    assert_eq!(model, lua, "{at}: {leases:?}");
+                }
+                Box::new(leases)
             }
             _ => {
                 let chosen = [ledgers.choose(&mut history.random).unwrap().clone()];

@@ -82,13 +82,13 @@ fn request(number: u8, user: &str, carried: bool) -> RawAcquire {
     // ids of one second share a hash of records
     let mut id = [0; 16];
     id[15] = number;
-    RawAcquire { id, asked, home, max_wait_ms: 0, moves_up: false, fair: Vec::new() }
+    RawAcquire { id, asked, home, max_wait_ms: 0, ..RawAcquire::default() }
 }
 
 fn settlement(number: u8, user: &str, carried: bool) -> RawSettle {
     let RawAcquire { id, asked, home, .. } = request(number, user, carried);
     let charges = asked.into_iter().map(|ask| (ask.ledger, ask.amounts, [1, 5, 0])).collect();
-    RawSettle { id, charges, releases: false, made_at: None, home }
+    RawSettle { id, charges, releases: false, made_at: None, home, ..RawSettle::default() }
 }
 
 /// Makes `key` something that no script expects: another type, or a text that is no ledger.

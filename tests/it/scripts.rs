@@ -9,7 +9,7 @@ const FIELDS: &[&str] = &["KEYS", "ARGV", "RETURNS", "COST", "TTL", "PRE", "MODE
 const BANNED: &[&str] =
     &["'KEYS'", "SCAN", "cjson", "cmsgpack", "loadstring", "dofile", "tostring", "setfenv", "_G", "unpack(KEYS"];
 /// What is text already wherever it is passed to Redis.
-const TEXTS: &[&str] = &["key", "id", "raw", "value", "record", "sums", "life", "PRUNED_MAX"];
+const TEXTS: &[&str] = &["key", "id", "raw", "value", "record", "sums", "life", "most", "PRUNED_MAX"];
 
 fn files() -> Vec<PathBuf> {
     sources(&["lua"], "lua")

@@ -24,4 +24,13 @@
       answers[replied] = pack('<BI6', heavy and 1 or 0, standings[x + 6])
     end
   end
+  if sets > 0 then
+    replied = replied + 1
+    answers[replied] = pack('<I7', token)
+    for i = 1, sets do
+      local set = slots_in_use(read('<I2', args, sets_at + i * SLOTS_SIZE - SLOTS_SIZE))
+      replied = replied + 1
+      answers[replied] = pack('<I4', set and set.live or 0)
+    end
+  end
 end

@@ -15,7 +15,6 @@
     -- A pool is { level (0: none), when it ticks next, weight of its users, weight of the heavy, a light user was refused, the level held
     -- somebody back, there is something to write, place of its first key, limit, window }.
     local LEVEL, NEXT, USERS, HEAVY, PRESSED, HELD, CHANGED, KEY, LIMIT, WINDOW = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
-    local RESERVE, EPSILON, RISE, BETA, TICK_MS, PRUNED_MAX = 0.02, 0.02, 0.05, 0.3, 1000, '100'
     local pool, life = pools[p], false
     if pool == nil then
       local key = ledgers + 3 * p - 1
@@ -35,6 +34,7 @@
     end
     if pool and now >= pool[NEXT] then
       -- once a second the users are counted, and the level may rise
+      local PRUNED_MAX = '100'
       life = format('%.0f', math.ceil(math.max(w * 1.25, 75000)))
       for index = USERS, HEAVY do
         local key = keys[pool[KEY] + index - NEXT]
@@ -53,6 +53,7 @@
       end
     end
     if pool and life then
+      local EPSILON, RISE, TICK_MS = 0.02, 0.05, 1000
       local level, limit = pool[LEVEL], pool[LIMIT]
       if pool[USERS] == 0 then
         -- nobody has asked for a window
@@ -83,6 +84,7 @@
         end
       end
       if index == USERS then
+        local RESERVE, BETA = 0.02, 0.3
         local limit, level, all = pool[LIMIT], pool[LEVEL] * weight, pool[USERS]
         if all < weight then
           all = weight

@@ -11,6 +11,8 @@ use clap::ValueEnum;
 const AMPLE: u64 = 1 << 40;
 /// The tokens of one image.
 const TOKENS: u64 = 1756;
+/// More slots than calls are under way.
+const SLOTS: u64 = 100_000;
 const WINDOW: Duration = Duration::from_secs(60);
 /// The window of users who stay at their limit: so long that no call leaves it during a run.
 const DENIED_WINDOW: Duration = Duration::from_secs(15 * 60);
@@ -39,6 +41,8 @@ pub(super) enum Case {
     SettleCoalesced,
     /// Six counters, the images of the org shared fairly
     SixFair,
+    /// Six counters, and a slot of the org for each call under way
+    SixLeased,
     /// Org and user with two resources each
     FourAllowed,
     /// A limit of the org alone
@@ -85,6 +89,7 @@ impl Case {
             Self::Settle => "settle",
             Self::SettleCoalesced => "settle_coalesced",
             Self::SixFair => "six_fair",
+            Self::SixLeased => "six_leased",
             Self::FourAllowed => "four_allowed",
             Self::OneLedger => "one_ledger",
             Self::ThreeLedgers => "three_ledgers",
@@ -129,6 +134,7 @@ impl Case {
                 .limit(two(org()))
                 .limit(Limit::new("pool").images(AMPLE).window(WINDOW).fair_share())
                 .limit(three(user())),
+            Self::SixLeased => six().limit(Limit::new("calls").in_flight(SLOTS)),
             Self::FourAllowed => Policy::new().limit(two(org())).limit(two(user())),
             Self::OneLedger => Policy::new().limit(three(org())),
             Self::ThreeLedgers => six().limit(three(Limit::new("model").scope(["org", "model"]).window(WINDOW))),

@@ -44,6 +44,11 @@ fn answer(reader: &mut Reader<'_>, now: u64, request: &AcquireRequest) -> Result
     }
     let standing = |_| Ok(Standing { heavy: reader.number(1)? > 0, share: reader.number(6)? });
     let standings = request.fair.iter().map(standing).collect::<Result<_, Error>>()?;
+    let (mut token, mut in_flight) = (0, Vec::new());
+    if !request.slots.is_empty() {
+        token = reader.number(7)?;
+        in_flight = request.slots.iter().map(|_| reader.number(4)).collect::<Result<_, Error>>()?;
+    }
     let verdict = match code {
         1 => Verdict::Admitted { at },
         2 => Verdict::Denied { at, setter: usize::try_from(setter).unwrap_or(0).saturating_sub(1), short },
@@ -51,9 +56,10 @@ fn answer(reader: &mut Reader<'_>, now: u64, request: &AcquireRequest) -> Result
         4 => Verdict::Mismatch,
         5 => return Ok(Err(unreadable("a key of this request holds what this version cannot read"))),
         6 => return Ok(Err(Error::invalid("an amount is out of range: 0 to 2^47"))),
+        7 => Verdict::Full { slots: usize::try_from(setter).unwrap_or(0).saturating_sub(1), at },
         _ => return Err(unreadable("an answer of the script has an unknown code")),
     };
-    Ok(Ok(Answer { verdict, now, ledgers, standings }))
+    Ok(Ok(Answer { verdict, now, ledgers, standings, token, in_flight }))
 }
 
 pub(crate) fn settled(bytes: &[u8], requests: usize) -> Result<Vec<Result<Settled, Error>>, Error> {
@@ -64,9 +70,15 @@ pub(crate) fn settled(bytes: &[u8], requests: usize) -> Result<Vec<Result<Settle
         3 => Ok(Ok(Settled::Absent)),
         5 => Ok(Err(unreadable("a key of this reservation holds what this version cannot read"))),
         6 => Ok(Err(Error::invalid("an amount is out of range: 0 to 2^47"))),
+        7 => Ok(Ok(Settled::LeaseLost)),
         _ => Err(unreadable("an answer of the script has an unknown code")),
     };
     (0..requests).map(|_| settled(reader.number(1)?)).collect()
+}
+
+pub(crate) fn renewed(bytes: &[u8], leases: usize) -> Result<Vec<bool>, Error> {
+    let mut reader = Reader(bytes);
+    (0..leases).map(|_| Ok(reader.number(1)? > 0)).collect()
 }
 
 pub(crate) fn inspected(bytes: &[u8], request: &InspectRequest) -> Result<Inspected, Error> {

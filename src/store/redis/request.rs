@@ -7,8 +7,8 @@ use redis::Cmd;
 use crate::{
     calendar::ENTRY_MAX,
     store::{
-        AcquireRequest, Ending, FairAsk, InspectRequest, Notes, ReservationId, SettleRequest,
-        keyspace::{LedgerKey, OrgKeys},
+        AcquireRequest, Ending, FairAsk, InspectRequest, Lease, Notes, ReservationId, SettleRequest,
+        keyspace::{LedgerKey, OrgKeys, SlotsKey},
     },
 };
 
@@ -39,6 +39,9 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
             keys.pool(&request.ledgers[fair.pool].key, fair);
         }
     }
+    for slots in requests.iter().flat_map(|request| &request.slots) {
+        keys.slots(&slots.key);
+    }
     keys.seal(requests.iter().map(|request| &request.id), org);
     let mut bytes = keys.header(requests.len());
     for request in requests {
@@ -48,11 +51,17 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
         let home = request.home.and_then(|home| request.ledgers.get(home));
         keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
         put(&mut bytes, request.fair.len() as u64, 1);
+        put(&mut bytes, request.slots.len() as u64, 1);
         for asked in &request.ledgers {
             put(&mut bytes, keys.number(&asked.key), 2);
             for amount in asked.ask.amounts.iter().chain(&asked.ask.bounds).chain([&asked.ask.horizon_ms]) {
                 put(&mut bytes, (*amount).min(ENTRY_MAX), 6);
             }
+        }
+        for asked in &request.slots {
+            put(&mut bytes, keys.slots(&asked.key), 2);
+            put(&mut bytes, asked.amount, 4);
+            put(&mut bytes, request.lease_ms, 4);
         }
         for fair in &request.fair {
             let (weight, user) = &fair.member;
@@ -79,6 +88,9 @@ pub(crate) fn settle(org: &OrgKeys, requests: &[SettleRequest]) -> Packed {
             keys.ledger(&settled.key, settled.window_ms, request.home == Some(index));
         }
     }
+    for key in requests.iter().flat_map(|request| &request.slots) {
+        keys.slots(key);
+    }
     keys.seal(requests.iter().map(|request| &request.id), org);
     let mut bytes = keys.header(requests.len());
     for request in requests {
@@ -86,18 +98,41 @@ pub(crate) fn settle(org: &OrgKeys, requests: &[SettleRequest]) -> Packed {
         bytes.push(match request.ending {
             Ending::Commit => 1,
             Ending::Release => 2,
+            Ending::Free => 3,
         });
         put(&mut bytes, request.made_at.unwrap_or(0), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
         keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
+        put(&mut bytes, request.slots.len() as u64, 1);
+        bytes.push(u8::from(request.checks_leases));
         for settled in &request.ledgers {
             put(&mut bytes, keys.number(&settled.key), 2);
             for amount in settled.estimate.iter().chain(&settled.actual) {
                 put(&mut bytes, (*amount).min(ENTRY_MAX), 6);
             }
         }
+        for key in &request.slots {
+            put(&mut bytes, keys.slots(key), 2);
+        }
     }
     keys.packed(org, bytes)
+}
+
+pub(crate) fn renew(org: &OrgKeys, leases: &[Lease], lease_ms: u64) -> Packed {
+    let mut sets: Vec<&SlotsKey> = Vec::new();
+    let mut argument = Vec::with_capacity(6 + 18 * leases.len());
+    put(&mut argument, lease_ms, 4);
+    put(&mut argument, leases.len() as u64, 2);
+    for lease in leases {
+        let place = sets.iter().position(|key| **key == lease.slots).unwrap_or_else(|| {
+            sets.push(&lease.slots);
+            sets.len() - 1
+        });
+        put(&mut argument, place as u64 + 2, 2);
+        argument.extend(lease.id.0);
+    }
+    let keys = std::iter::once(org.head()).chain(sets.into_iter().map(|key| org.slots(key))).collect();
+    Packed { keys, argument }
 }
 
 /// Of `inspect` and `control`: ledgers only.
@@ -116,6 +151,7 @@ struct Keys<'a> {
     ledgers: Vec<(&'a LedgerKey, u64, bool)>,
     numbers: HashMap<&'a LedgerKey, u64>,
     pools: Vec<(&'a LedgerKey, &'a FairAsk)>,
+    slots: Vec<&'a SlotsKey>,
     records: Vec<String>,
 }
 
@@ -140,6 +176,16 @@ impl<'a> Keys<'a> {
             + 1
     }
 
+    /// The number of a set of slots, from 1.
+    fn slots(&mut self, key: &'a SlotsKey) -> u64 {
+        let known = self.slots.iter().position(|other| *other == key);
+        known.unwrap_or_else(|| {
+            self.slots.push(key);
+            self.slots.len() - 1
+        }) as u64
+            + 1
+    }
+
     fn seal<'b>(&mut self, ids: impl Iterator<Item = &'b ReservationId>, org: &OrgKeys) {
         for id in ids {
             let key = org.records(id);
@@ -154,6 +200,7 @@ impl<'a> Keys<'a> {
         put(&mut bytes, self.ledgers.len() as u64, 2);
         put(&mut bytes, requests as u64, 2);
         put(&mut bytes, self.pools.len() as u64, 2);
+        put(&mut bytes, self.slots.len() as u64, 2);
         for (_, window_ms, home) in &self.ledgers {
             put(&mut bytes, *window_ms, 6);
             bytes.push(u8::from(*home));
@@ -173,7 +220,7 @@ impl<'a> Keys<'a> {
     fn place(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, id: &ReservationId, org: &OrgKeys, ledgers: usize) {
         let records = org.records(id);
         let records = self.records.iter().position(|key| *key == records).unwrap_or(0);
-        let records = records + self.ledgers.len() + 3 * self.pools.len() + 2;
+        let records = records + self.ledgers.len() + 3 * self.pools.len() + self.slots.len() + 2;
         put(bytes, home.map_or(0, |home| self.number(home)), 2);
         put(bytes, records as u64, 2);
         put(bytes, ledgers as u64, 1);
@@ -182,7 +229,8 @@ impl<'a> Keys<'a> {
     fn packed(self, org: &OrgKeys, argument: Vec<u8>) -> Packed {
         let ledgers = self.ledgers.iter().map(|(key, ..)| org.ledger(key));
         let pools = self.pools.iter().flat_map(|(key, fair)| org.pool(key, fair.place));
-        let keys = std::iter::once(org.head()).chain(ledgers).chain(pools).chain(self.records).collect();
+        let slots = self.slots.iter().map(|key| org.slots(key));
+        let keys = std::iter::once(org.head()).chain(ledgers).chain(pools).chain(slots).chain(self.records).collect();
         Packed { keys, argument }
     }
 }

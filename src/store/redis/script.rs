@@ -42,6 +42,7 @@ macro_rules! script {
 }
 
 static ACQUIRE: Script = script!(
+    "lib/lease.lua",
     "acquire.lua",
     "lib/fair/gather.lua",
     "lib/fair/stand.lua",
@@ -56,9 +57,10 @@ static ACQUIRE: Script = script!(
     "lib/acquire_in_full.lua",
     "lib/fair/conclude.lua"
 );
-static SETTLE: Script = script!("settle.lua", rest "lib/settle_in_full.lua");
+static SETTLE: Script = script!("lib/lease.lua", "settle.lua", rest "lib/settle_in_full.lua");
 static CONTROL: Script = script!("lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
 pub(crate) static INSPECT: Script = script!("inspect.lua");
+pub(crate) static RENEW: Script = script!("renew.lua");
 
 /// The scripts that a store calls.
 #[derive(Clone, Copy, Debug)]

@@ -231,7 +231,15 @@ impl Simulation<'_> {
         let fair = RawFair { pool: 0, user: 1, place: 2, limit, weight: group.weight, name, notes };
         let fair = if self.scene.fair { vec![fair] } else { Vec::new() };
         let max_wait_ms = if moves_up { UNBOUNDED_MS } else { group.max_wait_ms(left_ms) };
-        let request = RawAcquire { id: call.id, asked: asked.into(), home: Some(1), max_wait_ms, moves_up, fair };
+        let request = RawAcquire {
+            id: call.id,
+            asked: asked.into(),
+            home: Some(1),
+            max_wait_ms,
+            moves_up,
+            fair,
+            ..RawAcquire::default()
+        };
         self.store.acquire("acme", &[request]).await.pop().unwrap().unwrap()
     }
 
