@@ -6,12 +6,14 @@
 --                    users      zset     who asked, by when
 --                    heavy      zset     who of them is heavy
 --       per set      slots      zset     leases of calls under way
---       then         records    hash     reservations that no ledger carries, by id
+--       then         controls   hash     what operators have decided: see govern.lua
+--                    records    hash     reservations that no ledger carries, by id
 -- ARGV  1            packed     n ledgers I2, m requests I2, p pools I2, s sets of slots I2
 --                               per ledger: window I6 (ms, 1000 to 31 days), home I1 (1: its entries may carry reservations)
 --                               per pool: ledger I2, place of the resource in it I1, limit I6
---                               per request: id c16, moves_up I1, max_wait I6 (ms; 0: now or nothing), home I2 (a ledger; 0: none),
---                               records I2 (a place in KEYS), ledgers asked I1, pools asked I1, sets asked I1; then per ledger asked:
+--                               per request: id c16, moves_up I1 (2: the subject is blocked, and nothing is asked), max_wait I6 (ms; 0: now or
+--                               nothing), home I2 (a ledger; 0: none), records I2 (a place in KEYS), ledgers asked I1, pools asked I1,
+--                               sets asked I1, version of the controls it knows I6, until when they are those I6; then per ledger asked:
 --                               ledger I2, three amounts I6, three bounds I6 (what a window may already hold; 2^48 - 1: any),
 --                               horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2,
 --                               notes I1 (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
@@ -21,7 +23,7 @@
 --       then, if sets were asked: fencing token I7 (0: no slot was taken), and per set the live leases I4
 --       code 1 charged at `at` (now; later: a booking; earlier: the id was known), 2 denied (it fits at `at`), 3 released before,
 --       4 the id has another cost, 5 a key holds something else, 6 an amount out of range, 7 no slot is free in set `setter` of those
---       asked (a lease expires at `at`); 3 to 7 change nothing
+--       asked (a lease expires at `at`), 8 the controls are others; 3 to 8 change nothing
 -- COST  1 TIME, 1 GET, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again for what no summary can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   cost <= limit (the caller says `never` without asking)
@@ -30,12 +32,22 @@
 -- The loop below answers the usual requests, in order, by summaries alone. Its body goes on in lib/fair/, for a request on pools that are
 -- shared fairly, in lib/room.lua, for one that does not fit now, and in lib/charge.lua. The first request that summaries cannot answer ends it. No functions: see lib/read.lua.
 
-local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBB', 30
+local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBBI6I6', 42
 local ASK, ASK_SIZE = '<I2I6I6I6I6I6I6I6', 44
 local FAIR, HEAVY_PARTS = '<I2BBI2BI2c0', 16
 local ASK_SUMMARY, ASK_AMOUNTS = '<I2I6I6I6I6I6I6', '<I2I6I6I6'
 local ADMITTED, DENIED = 1, 2
 
+-- Controls bind from the next decision on: a request that knows others is told so. A new head does not know whether there are any.
+local controls_version = 0
+if flags > 0 or not head then
+  local version = try('HGET', keys[slots_from + slots_asked + 1], 'version')
+  if type(version) == 'table' then
+    return redis.error_reply('ALLOTFORMAT controls')
+  end
+  controls_version = version and version + 0 or 0
+  flags = version and 1 or 0
+end
 -- the first part of the answer is time and epoch
 answers_epoch, replied = true, 1
 
@@ -43,15 +55,19 @@ answers_epoch, replied = true, 1
 local entry_at
 
 while answered < requests do
-  local id, moves_up, max_wait, home, records_key, count, shares, sets = read(REQUEST, args, position)
+  local id, moves_up, max_wait, home, records_key, count, shares, sets, version, until_at = read(REQUEST, args, position)
   local asked, from = args, position + REQUEST_SIZE
   local till = from + count * ASK_SIZE - 1
   local sets_at = till + 1
+  if max_wait >= until_at - now then
+    -- no place is promised for when the controls are others
+    max_wait = until_at - now - 1
+  end
   local next_position = sets_at + sets * SLOTS_SIZE
   -- Can summaries answer? `stale`: entries have left the window of a log since its summary was made, so another ledger may deny, but the
   -- log cannot be charged. `ripe`: a log cannot be charged now without a fold. `lined`: places are booked. `tight`: a log is over
   -- what it may hold.
-  local usual, fits, stale, ripe, lined, tight = moves_up == 0, true, false, false, false, false
+  local usual, fits, stale, ripe, lined, tight = moves_up == 0 and version == controls_version and now < until_at, true, false, false, false, false
   -- Of the quiet ledger that would carry the reservation: what is asked of it, and its records in the window, from byte `first` on.
   local carrier, carrier_at, first, held, used1, used2, used3, bound1, bound2, bound3 = false, 0, 1, 0, 0, 0, 0, 0, 0, 0
   for at = from, till, ASK_SIZE do

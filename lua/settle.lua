@@ -1,6 +1,6 @@
 -- settle.lua: ends reservations of one org, each once: a commit changes its charge to what was used, a release gives it back.
 --
--- KEYS  as acquire.lua
+-- KEYS  as acquire.lua, without pools
 -- ARGV  1            packed     n ledgers I2, m requests I2, 0 I2, s sets of slots I2
 --                               per ledger: window I6 (ms), home I1
 --                               per request: id c16, ending I1 (1 commit, 2 release, 3 free the slots only), made_at I6 (ms; 0: unknown), home I2, records I2,

@@ -19,7 +19,7 @@ pub struct LimitStatus {
     pub name: Arc<str>,
     /// What it counts.
     pub resource: Resource,
-    /// What the limit enforces per window: the stated amount less its margin.
+    /// What binds this call: the stated amount, or that of a control, less its margin and the headroom of the call's class.
     pub limit: u64,
     /// What the window that ends now holds. Places booked for later are not in it.
     pub used: u64,
@@ -53,7 +53,8 @@ pub enum Retry {
     Estimate(Duration),
     /// The line is full: no place can be promised yet. Ask for one again then, not for admission.
     AskAgainAfter(Duration),
-    /// The cost exceeds the limit and can never be admitted. How far it is over, in units of the resource.
+    /// The cost exceeds the limit and can never be admitted, or the subject is blocked without an end. How far it is over, in units of the
+    /// resource; 0 for a block.
     Never {
         /// The cost less the limit. A cost of 12 against a limit of 10 is over by 2.
         over_by: u64,
@@ -73,13 +74,19 @@ pub enum Reason {
     },
     /// As many calls are under way as may be.
     InFlight,
+    /// An operator has blocked the subject. The limit that the denial names is `block`.
+    Blocked {
+        /// Why, if the operator said so.
+        because: Option<Arc<str>>,
+    },
 }
 
 /// Why a call was not admitted, and when to come back. Nothing was charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Denial {
-    /// The name of the limit whose time is latest; of several, the first in the policy.
+    /// The name of the limit whose time is latest; of several, the first in the policy. The one that is shared, or has no slot free, where
+    /// that is the reason.
     pub limit: Arc<str>,
     /// The resource of that limit which does not fit.
     pub resource: Resource,
@@ -117,6 +124,16 @@ impl Denial {
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Reason::Blocked { because } = &self.reason {
+            f.write_str("blocked by an operator")?;
+            if let Some(because) = because {
+                write!(f, " ({because})")?;
+            }
+            return match self.retry_after() {
+                Some(wait) => write!(f, "; retry after {wait:?}"),
+                None => Ok(()),
+            };
+        }
         write!(f, "limit `{}` on {} ", self.limit, self.resource)?;
         if self.reason == Reason::InFlight {
             f.write_str("has no slot free; ")?;

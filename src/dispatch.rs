@@ -83,13 +83,7 @@ impl Dispatch {
     pub(crate) fn new(store: Store, clock: Clock, _batch_max: usize, lease_ms: u64) -> Arc<Self> {
         let (store, tasks) = (Arc::new(store), TaskTracker::new());
         let leases = Leases::new(Arc::clone(&store), clock.clone(), lease_ms);
-        Arc::new(Self {
-            store: Arc::new(store),
-            clock,
-            line: Arc::default(),
-            presence: Presence::default(),
-            tasks: TaskTracker::new(),
-        })
+        Arc::new(Self { store, clock, line: Arc::default(), leases, presence: Presence::default(), tasks })
     }
 
     /// Decides a request. One round trip.
@@ -156,7 +150,7 @@ impl Dispatch {
 
     #[cfg(feature = "redis")]
     fn release_in_background(self: &Arc<Self>, org: &Arc<str>, request: SettleRequest, runtime: &Handle) {
-        if self.acquires.withdraw(org, |waiting| waiting.id == request.id && !waiting.moves_up) {
+        if self.acquires.withdraw(org, |waiting| waiting.id == request.id && !waiting.repeats) {
             return;
         }
         let (dispatch, org) = (Arc::clone(self), Arc::clone(org));

@@ -20,7 +20,7 @@ pub enum ErrorKind {
     Unavailable,
     /// The store holds or answered something this version cannot read: foreign data or a version skew. Nothing was charged.
     Protocol,
-    /// The call's lease expired before it ended: its slot went to somebody else. The charge stays as estimated.
+    /// The call's lease expired before it ended: its slot may have gone to somebody else. The charge stays as estimated.
     LeaseLost,
     /// The limiter has been shut down. Nothing was charged.
     Closed,

@@ -14,8 +14,8 @@ use crate::{
 /// The slot that an admitted call holds while it is under way, where the policy says `in_flight`.
 ///
 /// A heartbeat of the limiter renews it. Should the process stop, or lose the store for longer than a lease lives, the slot goes to
-/// somebody else, and this lease is lost for good: stop the call then, or pass the token to whatever it writes to, and let that refuse
-/// tokens smaller than the last it saw.
+/// somebody else, and this lease is lost for good: stop the call then. Where there is one slot, pass the token to whatever the call
+/// writes to, and let that refuse tokens smaller than the last it saw; where there are several, a smaller one may be that of a live call.
 pub struct Lease {
     dispatch: Arc<Dispatch>,
     org: Arc<str>,

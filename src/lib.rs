@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
+mod admin;
 mod calendar;
 mod clock;
+mod control;
 mod cost;
 mod decision;
 mod dispatch;
@@ -21,7 +23,9 @@ mod telemetry;
 pub mod testing;
 
 pub use crate::{
+    admin::{ActiveControl, Admin, AuditRecord},
     clock::ManualClock,
+    control::Control,
     cost::Cost,
     decision::{Decision, Denial, LimitStatus, Reason, Retry},
     error::{Error, ErrorKind},

@@ -4,17 +4,19 @@
 
 mod acquire;
 mod builder;
+mod governing;
 mod policies;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tracing::Instrument;
 
-use self::policies::Policies;
 pub use self::{acquire::Acquire, builder::LimiterBuilder};
+use self::{governing::Governing, policies::Policies};
 use crate::{
     calendar::{Ledger, earliest},
     clock::Clock,
+    control::Control,
     cost::Cost,
     decision::{Decision, Denial},
     dispatch::{Dispatch, Unclaimed},
@@ -23,7 +25,8 @@ use crate::{
     permit::{Permit, Reservation},
     plan::Plan,
     policy::Policy,
-    store::{Answer, Inspected, LedgerState, ReservationId, Store, Verdict},
+    resource::Resource,
+    store::{AcquireRequest, Answer, Inspected, LedgerState, ReservationId, Store, Verdict},
     subject::Subject,
     telemetry::{self, Verb},
 };
@@ -40,6 +43,7 @@ pub struct Limiter {
 struct Core {
     dispatch: Arc<Dispatch>,
     policies: Policies,
+    governing: Governing,
     closed: std::sync::atomic::AtomicBool,
 }
 
@@ -79,12 +83,31 @@ pub enum RunError<E> {
 }
 
 /// One call on its way through the limiter.
-struct Asking {
+struct Asking<'a> {
+    limiter: &'a Limiter,
+    subject: &'a Subject,
     dispatch: Arc<Dispatch>,
     org: Arc<str>,
     plan: Arc<Plan>,
     id: ReservationId,
 }
+
+/// What came of a question.
+struct Asked {
+    outcome: Outcome,
+    /// `None`: the store was not asked.
+    answer: Option<Answer>,
+    unclaimed: Option<Unclaimed>,
+}
+
+impl Asked {
+    fn without_store(outcome: Outcome) -> Self {
+        Self { outcome, answer: None, unclaimed: None }
+    }
+}
+
+/// How often a call is planned anew because controls have changed under it.
+const CHANGES_MAX: u32 = 8;
 
 impl Limiter {
     /// A limiter on the embedded store, unless told otherwise.
@@ -135,17 +158,11 @@ impl Limiter {
     }
 
     async fn try_acquire_unobserved(&self, subject: &Subject, cost: Cost) -> Result<Outcome, Error> {
-        let asking = self.ask(subject, cost).await?;
-        if asking.plan.is_unlimited() {
-            return Ok(Outcome::Admitted(asking.unlimited()));
+        let mut asking = self.ask(subject, cost).await?;
+        let Asked { outcome, unclaimed, .. } = asking.decide(0).await?;
+        if let Some(unclaimed) = unclaimed {
+            unclaimed.claim();
         }
-        if let Some(denial) = asking.never().await? {
-            return Ok(Outcome::Denied(denial));
-        }
-        let (unclaimed, sent_ms) = (asking.unclaimed(), self.clock().now_ms());
-        let answer = asking.decide(0).await?;
-        let outcome = asking.outcome(&answer, sent_ms, 0)?;
-        unclaimed.claim();
         Ok(outcome)
     }
 
@@ -157,7 +174,8 @@ impl Limiter {
         Acquire::new(self.clone(), subject.clone(), cost)
     }
 
-    /// Says what [`try_acquire`](Self::try_acquire) would answer, and charges nothing. One round trip.
+    /// Says what [`try_acquire`](Self::try_acquire) would answer as far as windows tell, and charges nothing: fair shares and calls under
+    /// way are not looked at. One round trip.
     ///
     /// # Errors
     ///
@@ -242,15 +260,51 @@ impl Limiter {
         self.core.dispatch.drain().await;
     }
 
-    async fn ask(&self, subject: &Subject, cost: Cost) -> Result<Asking, Error> {
+    async fn ask<'a>(&'a self, subject: &'a Subject, cost: Cost) -> Result<Asking<'a>, Error> {
         if self.core.closed.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "the limiter has been shut down"));
         }
         let org: Arc<str> = subject.value("org").unwrap_or_default().into();
         subject.validate()?;
         let policy = self.core.policies.of(&org).await?;
-        let plan = Arc::new(Plan::new(policy, subject, cost, &self.class)?);
-        Ok(Asking { dispatch: Arc::clone(&self.core.dispatch), org, plan, id: ReservationId::new() })
+        let controls = self.core.governing.of(&org);
+        let plan = Arc::new(Plan::new(policy, subject, cost, &self.class, &controls)?);
+        let dispatch = Arc::clone(&self.core.dispatch);
+        Ok(Asking { limiter: self, subject, dispatch, org, plan, id: ReservationId::new() })
+    }
+
+    /// The controls of an org, and until each ends. One round trip.
+    pub(crate) async fn controls(&self, org: &str) -> Result<Vec<(Control, Option<Duration>)>, Error> {
+        let stored = self.store().controls(org, 0).await?;
+        let now = stored.now;
+        let controls = governing::read(stored)?;
+        let until = |at: u64| Duration::from_millis(at.saturating_sub(now));
+        Ok(controls.live.into_iter().map(|live| (live.control, live.expires_at.map(until))).collect())
+    }
+
+    /// The longest window of a limit of an org; `None` if it only counts calls under way.
+    pub(crate) async fn window_of(
+        &self,
+        org: &str,
+        limit: &str,
+        resource: Option<&Resource>,
+    ) -> Result<Option<u64>, Error> {
+        let policy = self.core.policies.of(&Arc::from(org)).await?;
+        let counts = |of: &Resource| resource.is_none_or(|resource| resource == of);
+        let rules = policy.rules.iter().filter(|rule| &*rule.name == limit && counts(&rule.resource));
+        let window_ms = rules.map(|rule| rule.window_ms).max();
+        let slots = policy.in_flight.iter().any(|slots| &*slots.name == limit && counts(&Resource::InFlight));
+        if window_ms.is_none() && !slots {
+            let counted = resource.map(|resource| format!(" that counts {resource}")).unwrap_or_default();
+            return Err(Error::invalid(format!(
+                "limit {limit:?}: the policy of this org has none of that name{counted}"
+            )));
+        }
+        Ok(window_ms)
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.core.dispatch.store
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -258,19 +312,54 @@ impl Limiter {
     }
 }
 
-impl Asking {
+impl Asking<'_> {
     fn unclaimed(&self) -> Unclaimed {
         Unclaimed::new(&self.dispatch, &self.org, &self.plan, self.id)
     }
 
-    /// Asks the store. One round trip.
-    async fn decide(&self, max_wait_ms: u64) -> Result<Answer, Error> {
+    /// Asks the store. One round trip; three after the controls of the org have changed.
+    async fn decide(&mut self, max_wait_ms: u64) -> Result<Asked, Error> {
+        for _ in 0..CHANGES_MAX {
+            if self.plan.is_unlimited() {
+                return Ok(Asked::without_store(Outcome::Admitted(self.unlimited())));
+            }
+            if !self.plan.is_blocked()
+                && let Some(denial) = self.never().await?
+            {
+                return Ok(Asked::without_store(Outcome::Denied(denial)));
+            }
+            let (unclaimed, sent_ms) = (self.unclaimed(), self.dispatch.clock.now_ms());
+            let answer = self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await?;
+            if answer.verdict == Verdict::Stale {
+                unclaimed.claim();
+                self.plan_anew().await?;
+                continue;
+            }
+            let outcome = self.outcome(&answer, sent_ms, max_wait_ms)?;
+            return Ok(Asked { outcome, answer: Some(answer), unclaimed: Some(unclaimed) });
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the controls of the org change faster than a call can be planned"))
+    }
+
+    fn request(&self, max_wait_ms: u64) -> AcquireRequest {
+        if self.plan.is_blocked() {
+            return self.plan.blocked_request(self.id);
+        }
         let mut request = self.plan.acquire_request(self.id, max_wait_ms);
         if let Some((user, window_ms)) = self.plan.sharer() {
             request.notes = self.dispatch.notes(&self.org, user, window_ms);
         }
         request.lease_ms = self.dispatch.leases.lease_ms;
-        self.dispatch.acquire(&self.org, request).await
+        request
+    }
+
+    /// Plans by the controls that the org has now. One round trip.
+    async fn plan_anew(&mut self) -> Result<(), Error> {
+        let controls = self.limiter.core.governing.refresh(&self.dispatch.store, &self.org).await?;
+        let policy = self.limiter.core.policies.of(&self.org).await?;
+        let cost = self.plan.cost().clone();
+        self.plan = Arc::new(Plan::new(policy, self.subject, cost, &self.limiter.class, &controls)?);
+        Ok(())
     }
 
     /// No limit applies.
@@ -291,15 +380,18 @@ impl Asking {
         self.dispatch.store.inspect(&self.org, &self.plan.inspect_request()).await
     }
 
-    /// The permit or denial that an answer means.
+    /// The permit or denial that an answer means; never of one that is stale.
     fn outcome(&self, answer: &Answer, sent_ms: u64, max_wait_ms: u64) -> Result<Outcome, Error> {
         match &answer.verdict {
             Verdict::Admitted { at } => Ok(Outcome::Admitted(self.permit(answer, *at, answer.now, sent_ms))),
+            Verdict::Denied { .. } if self.plan.is_blocked() => {
+                Ok(Outcome::Denied(self.plan.denial_blocked(answer.now)))
+            }
             Verdict::Denied { at, setter, short } => {
                 Ok(Outcome::Denied(self.plan.denial_until(answer, *at, *setter, short, max_wait_ms)))
             }
             Verdict::Full { slots, at } => Ok(Outcome::Denied(self.plan.denial_full(answer, *slots, *at, max_wait_ms))),
-            Verdict::Released => {
+            Verdict::Stale | Verdict::Released => {
                 Err(Error::new(ErrorKind::Protocol, "the reservation was released before it was made"))
             }
             Verdict::Mismatch => Err(Error::new(ErrorKind::Protocol, "the reservation was made with another cost")),

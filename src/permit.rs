@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// An admitted call. [`commit`](Self::commit) settles it with what was used, [`release`](Self::release) gives it back; dropping it keeps
-/// the charge as estimated.
+/// the charge as estimated, and frees its slot.
 #[must_use = "dropping a permit keeps its charge: commit what was used, or release it"]
 pub struct Permit {
     reservation: Option<Reservation>,
@@ -134,7 +134,7 @@ impl Permit {
         });
         match settled? {
             Settled::LeaseLost => {
-                Err(Error::new(ErrorKind::LeaseLost, "the lease expired: the slot went to somebody else"))
+                Err(Error::new(ErrorKind::LeaseLost, "the lease expired: the slot may have gone to somebody else"))
             }
             Settled::Now | Settled::Before | Settled::Absent => Ok(()),
         }

@@ -1,18 +1,21 @@
-//! What one call asks of the store: which ledgers, how much, and which limit each figure of the answer belongs to.
+//! What one call asks of the store: which ledgers, pools and slots, how much, and which limit each figure of the answer belongs to.
 //!
 //! Invariant: a ledger appears once, whatever the number of limits on it; its place in the plan is that of its first limit in the policy.
 //! Pure: no I/O and no clock.
 
 mod answer;
+mod controlled;
 
 use std::sync::Arc;
 
+use self::controlled::{Amount, Controlled};
 use crate::{
     calendar::{Ask, UNBOUNDED, fair::HEAVY_PARTS},
+    control::Controls,
     cost::Cost,
     error::Error,
     limit::{Limit, less},
-    policy::{Compiled, Rule},
+    policy::{Compiled, Rule, share},
     resource::Resource,
     store::{
         AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, InspectRequest, Notes, ReservationId, SettleRequest,
@@ -30,6 +33,9 @@ pub(crate) struct Never {
     over_by: u64,
 }
 
+/// What a limit that only counts asks of its slots.
+const UNLIMITED_SLOTS: u64 = u32::MAX as u64;
+
 /// A reservation's life is at least this long, so a ledger of a shorter window cannot carry it.
 const HOME_WINDOW_MS_MIN: u64 = 60_000;
 
@@ -43,6 +49,8 @@ pub(crate) struct Plan {
     fair: Vec<PlannedFair>,
     slots: Vec<AskedSlots>,
     slot_checks: Vec<SlotCheck>,
+    controls: Arc<Controls>,
+    blocked: Option<Blocked>,
     home: Option<usize>,
     /// The longest wait in line for a place, whatever the caller's patience.
     max_wait_ms: u64,
@@ -64,6 +72,16 @@ struct SlotCheck {
     limit: usize,
     /// Among the slots asked.
     asked: usize,
+    amount: u64,
+    shadow: bool,
+    candidate: bool,
+}
+
+/// A subject that an operator has blocked.
+#[derive(Clone, Debug)]
+struct Blocked {
+    because: Option<Arc<str>>,
+    until: Option<u64>,
 }
 
 /// One rule of the policy that is shared fairly.
@@ -79,8 +97,12 @@ struct Check {
     rule: usize,
     ledger: usize,
     place: usize,
-    /// What the rule enforces for this call: less the headroom of its class.
+    /// What the rule enforces for this call: by the controls of its org, less the headroom of its class.
     amount: u64,
+    /// Counts and does not deny.
+    shadow: bool,
+    /// Another amount that is tried beside the rule's own.
+    candidate: bool,
 }
 
 impl Plan {
@@ -90,13 +112,20 @@ impl Plan {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a subject or cost that is out of range, or lacks what the policy requires;
     /// for a class that the policy does not know.
-    pub(crate) fn new(policy: Arc<Compiled>, subject: &Subject, cost: Cost, class: &str) -> Result<Self, Error> {
+    pub(crate) fn new(
+        policy: Arc<Compiled>,
+        subject: &Subject,
+        cost: Cost,
+        class: &str,
+        controls: &Arc<Controls>,
+    ) -> Result<Self, Error> {
         subject.validate()?;
         cost.validate()?;
         if let Some(missing) = policy.require.iter().find(|attribute| subject.value(attribute).is_none()) {
             return Err(Error::invalid(format!("the policy requires a subject with a {missing}")));
         }
         let headroom_ppm = policy.headroom(class)?;
+        let controlled = Controlled::new(controls, subject);
         let mut plan = Self {
             policy: Arc::clone(&policy),
             cost,
@@ -105,25 +134,41 @@ impl Plan {
             fair: Vec::new(),
             slots: Vec::new(),
             slot_checks: Vec::new(),
+            controls: Arc::clone(controls),
+            blocked: None,
             home: None,
             max_wait_ms: u64::MAX,
             hides_org: policy.hide_org && subject.value("user").is_some(),
         };
+        // a smoothing rule follows that of its limit, and keeps its proportion to it
+        let mut whole = (1, 1);
         for (rule_index, rule) in policy.rules.iter().enumerate().filter(|(_, rule)| rule.applies_to(subject)) {
             let ledger = plan.ledger_of(rule, &rule.scope, subject);
             let place = place_of(&rule.resource);
-            let check = Check { rule: rule_index, ledger, place, amount: less(rule.amount, headroom_ppm) };
+            let tried = controlled.tries(&rule.name, &rule.resource);
+            let Amount { mut amount, shadow } = controlled.amount(&rule.name, &rule.resource, rule.amount);
+            if rule.smoothing {
+                amount = share(rule.amount, whole.1, whole.0);
+            } else {
+                whole = (rule.amount.max(1), amount);
+            }
+            let (amount, shadow) = (less(amount, headroom_ppm), shadow || rule.shadow);
+            let check = Check { rule: rule_index, ledger, place, amount, shadow, candidate: false };
             plan.checks.push(check);
-            if !rule.shadow {
+            if !shadow {
                 plan.tighten(&check, rule);
             }
-            if headroom_ppm > 0 {
+            if let Some(amount) = tried.filter(|_| !rule.smoothing) {
+                plan.checks.push(Check { amount, shadow: true, candidate: true, ..check });
+            }
+            if headroom_ppm > 0 && !rule.smoothing {
                 let headroom_ms = rule.window_ms - less(rule.window_ms, headroom_ppm);
                 plan.max_wait_ms = plan.max_wait_ms.min(headroom_ms.min(rule.window_ms / HEAVY_PARTS));
             }
         }
         plan.share_fairly(subject);
-        plan.take_slots(subject);
+        plan.take_slots(subject, &controlled);
+        plan.blocked = controlled.block();
         plan.home = plan.find_home();
         Ok(plan)
     }
@@ -169,7 +214,7 @@ impl Plan {
         for index in 0..self.checks.len() {
             let check = self.checks[index];
             let rule = &policy.rules[check.rule];
-            if rule.fair && !rule.shadow && self.cost.of(&rule.resource) > 0 {
+            if rule.fair && !check.shadow && self.cost.of(&rule.resource) > 0 {
                 let of_user = self.ledger_of(rule, &rule.scope_of_each_user(), subject);
                 // the pool is the same for every class
                 let (pool, place, limit) = (check.ledger, check.place, rule.amount);
@@ -180,19 +225,24 @@ impl Plan {
     }
 
     /// Asks for a slot of each scope that a limit on calls under way counts by; the tightest limit binds.
-    fn take_slots(&mut self, subject: &Subject) {
+    fn take_slots(&mut self, subject: &Subject, controlled: &Controlled<'_>) {
         for (limit, slots) in self.policy.in_flight.iter().enumerate().filter(|(_, slots)| slots.applies_to(subject)) {
             let values =
                 slots.scope.iter().map(|attribute| (&**attribute, subject.value(attribute).unwrap_or_default()));
             let key = SlotsKey::new(values);
             let asked = self.slots.iter().position(|asked| asked.key == key).unwrap_or_else(|| {
-                self.slots.push(AskedSlots { key, amount: Limit::IN_FLIGHT_MAX });
+                self.slots.push(AskedSlots { key, amount: UNLIMITED_SLOTS });
                 self.slots.len() - 1
             });
-            if !slots.shadow {
-                self.slots[asked].amount = self.slots[asked].amount.min(slots.amount);
+            let tried = controlled.tries(&slots.name, &Resource::InFlight);
+            let Amount { amount, shadow } = controlled.amount(&slots.name, &Resource::InFlight, slots.amount);
+            let (amount, shadow) = (amount.min(Limit::IN_FLIGHT_MAX), shadow || slots.shadow);
+            if !shadow {
+                self.slots[asked].amount = self.slots[asked].amount.min(amount);
             }
-            self.slot_checks.push(SlotCheck { limit, asked });
+            let check = SlotCheck { limit, asked, amount, shadow, candidate: false };
+            self.slot_checks.push(check);
+            self.slot_checks.extend(tried.map(|amount| SlotCheck { amount, shadow: true, candidate: true, ..check }));
         }
     }
 
@@ -213,7 +263,7 @@ impl Plan {
         let over = |check: &Check| {
             let rule = &self.policy.rules[check.rule];
             let cost = self.cost.of(&rule.resource);
-            let is_over = cost > check.amount && !rule.smoothing && !rule.shadow;
+            let is_over = cost > check.amount && !rule.smoothing && !check.shadow;
             is_over.then(|| Never {
                 limit: Arc::clone(&rule.name),
                 resource: rule.resource.clone(),
@@ -222,7 +272,7 @@ impl Plan {
         };
         let closed = |check: &SlotCheck| {
             let slots = &self.policy.in_flight[check.limit];
-            let is_closed = slots.amount == 0 && !slots.shadow;
+            let is_closed = check.amount == 0 && !check.shadow;
             is_closed.then(|| Never { limit: Arc::clone(&slots.name), resource: Resource::InFlight, over_by: 1 })
         };
         self.checks.iter().find_map(over).or_else(|| self.slot_checks.iter().find_map(closed))
@@ -231,6 +281,18 @@ impl Plan {
     /// Whether no limit applies, so that there is nothing to ask.
     pub(crate) fn is_unlimited(&self) -> bool {
         self.checks.is_empty() && self.slots.is_empty()
+    }
+
+    /// Whether an operator has blocked the subject.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
+    }
+
+    /// Asks whether the controls are still those that block.
+    pub(crate) fn blocked_request(&self, id: ReservationId) -> AcquireRequest {
+        let nothing =
+            AcquireRequest { ledgers: Vec::new(), fair: Vec::new(), slots: Vec::new(), ..self.acquire_request(id, 0) };
+        AcquireRequest { home: None, is_blocked: true, ..nothing }
     }
 
     pub(crate) fn cost(&self) -> &Cost {
@@ -248,9 +310,12 @@ impl Plan {
             notes: Notes::Nobody,
             slots: self.slots.clone(),
             lease_ms: 0,
+            controls: (self.controls.version, self.controls.until),
+            is_blocked: false,
             home: self.home,
             max_wait_ms,
             moves_up: false,
+            repeats: false,
         }
     }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::compiled::{Compiled, Rule};
+pub(crate) use self::compiled::{Compiled, Rule, share};
 use self::{priority::Priority, weight::Weight};
 pub use self::{
     source::PolicySource,

@@ -84,12 +84,18 @@ pub(crate) struct AcquireRequest {
     pub(crate) slots: Vec<AskedSlots>,
     /// How long a lease lives unless it is renewed.
     pub(crate) lease_ms: u64,
+    /// The controls that it was planned by: their version, and until when they are those.
+    pub(crate) controls: (u64, Option<u64>),
+    /// They block its subject: it only asks whether they are still those.
+    pub(crate) is_blocked: bool,
     /// The ledger whose entries carry the reservations, if one is fit for it: see [`keyspace`].
     pub(crate) home: Option<usize>,
     /// How far ahead a place may lie; 0 asks for now or nothing.
     pub(crate) max_wait_ms: u64,
     /// Asks again for a place already promised, to have it moved up.
     pub(crate) moves_up: bool,
+    /// A request with this id has been answered before.
+    pub(crate) repeats: bool,
 }
 
 impl AcquireRequest {
@@ -132,6 +138,8 @@ pub(crate) enum Verdict {
         /// When the next lease expires, if nobody renews or frees one.
         at: u64,
     },
+    /// The controls of the org are others by now. Nothing changed.
+    Stale,
     /// The id was released before.
     Released,
     /// The id was used for another cost.
@@ -246,6 +254,39 @@ pub(crate) struct Inspected {
     pub(crate) ledgers: Vec<Contents>,
 }
 
+/// One change of the controls of an org.
+#[derive(Clone, Debug)]
+pub(crate) struct Governed {
+    /// Of the control; empty: only the audit trail is written.
+    pub(crate) id: String,
+    /// `None` removes it.
+    pub(crate) control: Option<String>,
+    /// Until it expires.
+    pub(crate) after_ms: Option<u64>,
+    pub(crate) by: String,
+    pub(crate) what: String,
+}
+
+/// Controls as stored, and the last entries of the audit trail.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoredControls {
+    pub(crate) now: u64,
+    pub(crate) version: u64,
+    /// Text, and when it expires.
+    pub(crate) controls: Vec<(String, Option<u64>)>,
+    pub(crate) audit: Vec<AuditEntry>,
+}
+
+/// One entry of the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AuditEntry {
+    pub(crate) at: u64,
+    pub(crate) by: String,
+    pub(crate) what: String,
+    pub(crate) old: String,
+    pub(crate) new: String,
+}
+
 /// Where ledgers live.
 #[derive(Debug)]
 pub(crate) enum Store {
@@ -281,6 +322,24 @@ impl Store {
             Self::Memory(store) => Ok(store.renew(org, leases, lease_ms)),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.renew(org, leases, lease_ms).await,
+        }
+    }
+
+    /// Changes a control of one org, from the next decision on; says whether anything changed. One round trip.
+    pub(crate) async fn govern(&self, org: &str, change: &Governed) -> Result<bool, Error> {
+        match self {
+            Self::Memory(store) => store.govern(org, change),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.govern(org, change).await,
+        }
+    }
+
+    /// The controls of one org, and the last `entries` of its audit trail. One round trip.
+    pub(crate) async fn controls(&self, org: &str, entries: u16) -> Result<StoredControls, Error> {
+        match self {
+            Self::Memory(store) => Ok(store.controls(org, entries)),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.controls(org, entries).await,
         }
     }
 

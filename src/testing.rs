@@ -48,6 +48,10 @@ pub struct RawAcquire {
     pub fair: Vec<RawFair>,
     /// Slots for calls under way: whose (`None`: the org's), and how many there are.
     pub slots: Vec<(Option<String>, u64)>,
+    /// The version of the controls that it knows, and until when they are those.
+    pub controls: (u64, Option<u64>),
+    /// They block its subject.
+    pub is_blocked: bool,
 }
 
 /// A pool that is shared fairly.
@@ -107,6 +111,7 @@ pub enum RawVerdict {
     Denied { at: u64, setter: usize, short: Vec<[bool; 3]> },
     Released,
     Mismatch,
+    Stale,
     Full { slots: usize, at: u64 },
 }
 
@@ -274,6 +279,8 @@ fn request(raw: &RawAcquire) -> AcquireRequest {
         fair: raw.fair.iter().map(fair).collect(),
         slots: raw.slots.iter().map(|(user, amount)| AskedSlots { key: slots_key(user), amount: *amount }).collect(),
         lease_ms: RAW_LEASE_MS,
+        controls: raw.controls,
+        is_blocked: raw.is_blocked,
         notes: match raw.fair.first().map_or(0, |fair| fair.notes) {
             0 => Notes::Nobody,
             1 => Notes::Heavy,
@@ -282,6 +289,7 @@ fn request(raw: &RawAcquire) -> AcquireRequest {
         home: raw.home,
         max_wait_ms: raw.max_wait_ms,
         moves_up: raw.moves_up,
+        repeats: raw.moves_up,
     }
 }
 
@@ -291,6 +299,7 @@ fn raw_answer(answer: crate::store::Answer) -> RawAnswer {
         Verdict::Denied { at, setter, short } => RawVerdict::Denied { at, setter, short },
         Verdict::Released => RawVerdict::Released,
         Verdict::Mismatch => RawVerdict::Mismatch,
+        Verdict::Stale => RawVerdict::Stale,
         Verdict::Full { slots, at } => RawVerdict::Full { slots, at },
     };
     let used = answer.ledgers.iter().map(|ledger| ledger.used).collect();

@@ -2,9 +2,9 @@
 --
 -- A set of slots is a sorted set: a lease is its reservation's id, by when it expires; and `token`, by the last fencing token, negative so that
 -- it is never taken for a lease.
--- COST  per set 1 ZCOUNT and 1 ZSCORE, 1 ZSCORE more for an id that may be known; 1 ZREMRANGEBYSCORE, 1 ZADD and 1 PEXPIRE where a slot is
---       taken, 1 ZREM where one is freed
--- TTL   a lease longer than its last one, at least 75 s
+-- COST  per set 1 ZCOUNT and 1 ZSCORE, 1 ZSCORE more for an id that may be known, 1 ZRANGEBYSCORE where it is full; 1 ZREMRANGEBYSCORE,
+--       2 ZADD and 1 PEXPIRE where a slot is taken, 1 ZREM where one is freed
+-- TTL   two leases, at least 75 s
 -- MODEL src/calendar/slots.rs; tests/it/model.rs holds the two together
 --
 -- The functions come into being only in a call that has slots.

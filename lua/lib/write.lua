@@ -1,6 +1,6 @@
 -- lib/write.lua: the last part of `acquire`, `settle` and `control`: writes what has changed, and answers.
 --
--- Nothing before this part writes, and nothing in it can fail: every key has been read and holds what it should, or nothing.
+-- Nothing before this part writes, but lib/fair/stand.lua, which notes who asks, and nothing in it can fail: every key has been read and holds what it should, or nothing.
 -- TTL   every key written in full: its last time + 1.25 windows, at least 75 s; a log of which only the end is written keeps its TTL while that
 --       outlasts its last time by a window
 

@@ -1,11 +1,11 @@
 //! Fair share: one number per pool, its level, caps what every heavy user may have in a window. Pure: no I/O and no clock.
 //!
 //! Light is who has nothing in the window, or stays within the larger of an equal share and [`BETA`] of the level. A light user who finds
-//! the pool full lowers the level by [`GAIN`] times that part of it which the cost is of the pool; once a second, if the level held somebody back and
+//! the pool full lowers the level by [`GAIN`] times that part of it which the cost is of the pool; sixty times a window, if the level held somebody back and
 //! nobody light was refused, it rises by [`RISE`] of the slack. At the limit it is off: a lone user gets the whole pool. The heavy leave
 //! the last [`RESERVE`] of the pool to the light, and book at most a 16th of a window ahead, so that newcomers need not wait for long.
 //!
-//! Invariant: the rule only lowers what a request may find in its ledgers; it never admits what a limit refuses. `lua/lib/fair.lua` does
+//! Invariant: the rule only lowers what a request may find in its ledgers; it never admits what a limit refuses. `lua/lib/fair/` does
 //! the same operations on the same floating-point numbers in the same order, so both have the same bits; `tests/it/model.rs` holds
 //! the two together.
 //!
@@ -21,16 +21,20 @@ const RESERVE: f64 = 0.02;
 const EPSILON: f64 = 0.02;
 /// How far a refusal of the light lowers the level, in costs for a level that is the whole pool.
 const GAIN: f64 = 7.0;
-/// The part of the slack by which the level rises in a second.
+/// The part of the slack by which the level rises at a tick.
 const RISE: f64 = 0.05;
 /// The part of the level up to which a user is light.
 const BETA: f64 = 0.3;
-/// How often users are counted and the level may rise.
-pub(crate) const TICK_MS: u64 = 1_000;
 /// The parts of a window that the heavy may book ahead.
 pub(crate) const HEAVY_PARTS: u64 = 16;
 /// Users that leave an index in one decision.
 const PRUNED_MAX: usize = 100;
+
+/// How often the users of a pool are counted and its level may rise, and how often a process notes the heavy: sixty times a window, every
+/// 0.1 to 1 s.
+pub(crate) fn tick_ms(window: u64) -> u64 {
+    (window / 60).clamp(100, 1_000)
+}
 
 /// One user of a pool, by id and weight.
 pub(crate) type Member = (u32, Box<str>);
@@ -86,12 +90,12 @@ impl Index {
 }
 
 impl Pool {
-    /// Counts the users and lets the level rise, once a second. `used` is what the window of the pool holds.
+    /// Counts the users and lets the level rise, once a tick. `used` is what the window of the pool holds.
     pub(crate) fn tick(&mut self, now: u64, window: u64, limit: u64, used: u64) {
         if now < self.next_at {
             return;
         }
-        self.next_at = now + TICK_MS;
+        self.next_at = now + tick_ms(window);
         self.expires_at = now + window + (window / 4).max(15_000);
         self.users.prune(now.saturating_sub(window));
         self.heavy.prune(now.saturating_sub(window));

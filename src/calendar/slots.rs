@@ -1,6 +1,6 @@
 //! Slots for calls under way: leases that expire, and fencing tokens. Pure: no I/O and no clock.
 //!
-//! Invariant: at no time are more leases live than there are slots, each token is larger than those before it, and a lease that has
+//! Invariant: no lease is taken where as many are live as there are slots, each token is larger than those before it, and a lease that has
 //! expired is never live again: who held it gets another one, if there is room. `lua/lib/lease.lua` is this file in Lua.
 
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Whom this process has noted: a pool that is shared fairly need not be told of a user with every call.
 //!
-//! Invariant: a user who keeps asking is noted in every half of a window, so no pool forgets who is there; a heavy one once a second.
+//! Invariant: a user who keeps asking is noted in every half of a window, so no pool forgets who is there; a heavy one at every tick.
 
 use std::{
     collections::HashMap,
@@ -9,10 +9,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::store::Notes;
+use crate::{calendar::fair::tick_ms, store::Notes};
 
-/// How often a heavy user is noted.
-const HEAVY_MS: u64 = 1_000;
 /// Users kept before those of long ago are dropped for the first time.
 const KEPT_MIN: usize = 1_024;
 
@@ -46,10 +44,10 @@ impl Presence {
         }
         let noted = users.noted.entry(key).or_default();
         if now_ms >= noted.user_until_ms {
-            *noted = Noted { user_until_ms: now_ms + window_ms / 2, heavy_until_ms: now_ms + HEAVY_MS };
+            *noted = Noted { user_until_ms: now_ms + window_ms / 2, heavy_until_ms: now_ms + tick_ms(window_ms) };
             Notes::User
         } else if now_ms >= noted.heavy_until_ms {
-            noted.heavy_until_ms = now_ms + HEAVY_MS;
+            noted.heavy_until_ms = now_ms + tick_ms(window_ms);
             Notes::Heavy
         } else {
             Notes::Nobody
@@ -62,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_noted_twice_a_window_and_if_heavy_once_a_second() {
+    fn a_user_is_noted_twice_a_window_and_if_heavy_at_every_tick() {
         let presence = Presence::default();
         let note = |user, now_ms| presence.note("acme", user, 60_000, now_ms);
         assert_eq!(note("alice", 10_000), Notes::User);

@@ -1,7 +1,7 @@
 //! Waiting in line.
 //!
 //! Invariant: nobody starts before the promised place, a place never moves back, and a waiter that is dropped gives its place back.
-//! There is no polling for admission: a waiter sleeps until its place, and asks at a bounded pace whether it has moved up.
+//! There is no polling for admission, except for a slot, as nobody tells when a call of another process ends: a waiter sleeps until its place, and asks at a bounded pace whether it has moved up.
 
 use std::{
     future::{Future, IntoFuture},
@@ -15,12 +15,12 @@ use tracing::Instrument;
 
 use crate::{
     calendar::PARTS,
-    clock::{millis, wait_until},
+    clock::{Clock, millis, wait_until},
     cost::Cost,
     decision::Retry,
     dispatch::{PACE_MS_MIN, Unclaimed},
     error::Error,
-    limiter::{Asking, Limiter, Outcome},
+    limiter::{Asked, Asking, CHANGES_MAX, Limiter, Outcome},
     permit::Permit,
     store::{Answer, ReservationId, Verdict},
     subject::Subject,
@@ -75,29 +75,24 @@ impl Acquire {
     async fn wait_in_line(&self, started_ms: u64) -> Result<Permit, Error> {
         let clock = self.limiter.clock();
         let mut asking = self.limiter.ask(&self.subject, self.cost.clone()).await?;
-        if asking.plan.is_unlimited() {
-            return Ok(asking.unlimited());
-        }
-        if let Some(denial) = asking.never().await? {
-            return Err(denial.into());
-        }
         loop {
             let waited_ms = clock.now_ms().saturating_sub(started_ms);
             let max_wait_ms =
                 self.max_wait.map_or(u64::MAX >> 16, |max_wait| millis(max_wait).saturating_sub(waited_ms));
-            let unclaimed = asking.unclaimed();
-            let sent_ms = clock.now_ms();
-            let answer = asking.decide(max_wait_ms).await?;
-            match asking.outcome(&answer, sent_ms, max_wait_ms)? {
-                Outcome::Admitted(permit) => {
-                    let waiting = Waiting { asking: &asking, unclaimed, made_at: answer.now };
-                    if let Some(permit) = waiting.until_due(clock, answer, permit).await? {
+            let Asked { outcome, answer, unclaimed } = asking.decide(max_wait_ms).await?;
+            match (outcome, answer, unclaimed) {
+                (Outcome::Admitted(permit), Some(answer), Some(unclaimed)) => {
+                    let waiting = Waiting { made_at: answer.now, unclaimed };
+                    if let Some(permit) = waiting.until_due(&mut asking, clock, answer, permit).await? {
                         return Ok(permit);
                     }
                     asking.id = ReservationId::new();
                 }
-                Outcome::Denied(denial) => {
-                    unclaimed.claim();
+                (Outcome::Admitted(permit), ..) => return Ok(permit),
+                (Outcome::Denied(denial), _, unclaimed) => {
+                    if let Some(unclaimed) = unclaimed {
+                        unclaimed.claim();
+                    }
                     match denial.retry {
                         Retry::AskAgainAfter(pause) if millis(pause) <= max_wait_ms => clock.sleep(pause).await,
                         _ => return Err(denial.into()),
@@ -119,18 +114,18 @@ impl IntoFuture for Acquire {
 }
 
 /// A place in line that is waited for.
-struct Waiting<'a> {
-    asking: &'a Asking,
+struct Waiting {
     unclaimed: Unclaimed,
     made_at: u64,
 }
 
-impl Waiting<'_> {
+impl Waiting {
     /// Sleeps until the place, moving up when others make room. `None`: the place passed while the store did not answer, and was given
     /// back.
     async fn until_due(
         self,
-        clock: &crate::clock::Clock,
+        asking: &mut Asking<'_>,
+        clock: &Clock,
         answer: Answer,
         mut permit: Permit,
     ) -> Result<Option<Permit>, Error> {
@@ -142,22 +137,21 @@ impl Waiting<'_> {
         }
         telemetry::booked();
         let mut due_ms = arrived_ms + (place - answer.now);
-        let pace_ms = self.pace_ms(due_ms - arrived_ms);
+        let pace_ms = pace_ms(asking, due_ms - arrived_ms);
         // waiters ask at different instants, so that room that others give back is soon taken up; those that ask while a call is in
         // flight go together in the next
-        let phase = u64::from(self.asking.id.0[15]) + 1;
+        let phase = u64::from(asking.id.0[15]) + 1;
         let (mut asked_ms, mut ask_ms) = (arrived_ms, arrived_ms + (pace_ms * phase).div_ceil(256));
         let mut confirmed = true;
-        let (asking, wake) = (self.asking, Arc::new(Notify::new()));
+        let wake = Arc::new(Notify::new());
         let mut in_line = asking.dispatch.wait_in_line(&asking.org, asking.id, place, &wake);
         loop {
             let now_ms = clock.now_ms();
             if now_ms >= due_ms && confirmed {
-                if asking.plan.takes_slots() {
-                    match self.start(clock).await? {
-                        Some(started) => permit = started,
-                        None => return Ok(None),
-                    }
+                match self.start(asking, clock).await? {
+                    Start::Now(started) => permit = *started,
+                    Start::Unconfirmed => {}
+                    Start::Lost => return Ok(None),
                 }
                 self.unclaimed.claim();
                 // another is the first in line now
@@ -177,7 +171,9 @@ impl Waiting<'_> {
             asked_ms = clock.now_ms();
             ask_ms = asked_ms + pace_ms;
             let mut request = asking.plan.acquire_request(asking.id, u64::MAX >> 16);
-            request.moves_up = true;
+            (request.moves_up, request.repeats) = (true, true);
+            // those are taken when it starts
+            request.slots.clear();
             match asking.dispatch.acquire(&asking.org, request).await {
                 Ok(answer @ Answer { verdict: Verdict::Admitted { at }, now, .. }) => {
                     if !confirmed && now > at + PASSED_MS_MAX {
@@ -188,6 +184,10 @@ impl Waiting<'_> {
                     due_ms = clock.now_ms() + place.saturating_sub(now);
                     in_line.asked(place, clock.now_ms());
                     permit = asking.permit(&answer, place, self.made_at, asked_ms);
+                }
+                Ok(Answer { verdict: Verdict::Stale, now, .. }) => {
+                    self.learn(asking, now).await?;
+                    ask_ms = clock.now_ms();
                 }
                 Ok(_) => return Ok(None),
                 Err(error) if error.is_retryable() => {
@@ -200,23 +200,50 @@ impl Waiting<'_> {
         }
     }
 
-    /// Takes the slots of a call whose place has come; `None` if none is free: the place is given back, and another one booked.
-    async fn start(&self, clock: &crate::clock::Clock) -> Result<Option<Permit>, Error> {
-        let asking = self.asking;
-        let (sent_ms, mut request) = (clock.now_ms(), asking.plan.acquire_request(asking.id, 0));
-        request.lease_ms = asking.dispatch.leases.lease_ms;
-        let answer = asking.dispatch.acquire(&asking.org, request).await?;
-        Ok(match answer.verdict {
-            Verdict::Admitted { at } => Some(asking.permit(&answer, at, self.made_at, sent_ms)),
-            _ => None,
-        })
+    /// The call's place has come: it takes its slots, and learns of a block. A place that needs no slot is kept should the store not answer.
+    async fn start(&self, asking: &mut Asking<'_>, clock: &Clock) -> Result<Start, Error> {
+        for _ in 0..CHANGES_MAX {
+            let (sent_ms, mut request) = (clock.now_ms(), asking.plan.acquire_request(asking.id, 0));
+            (request.lease_ms, request.repeats) = (asking.dispatch.leases.lease_ms, true);
+            let answer = match asking.dispatch.acquire(&asking.org, request).await {
+                Err(error) if error.is_retryable() && !asking.plan.takes_slots() => return Ok(Start::Unconfirmed),
+                answer => answer?,
+            };
+            match answer.verdict {
+                Verdict::Admitted { at } => {
+                    let permit = asking.permit(&answer, at, self.made_at, sent_ms);
+                    return Ok(Start::Now(Box::new(permit)));
+                }
+                Verdict::Stale => self.learn(asking, answer.now).await?,
+                _ => return Ok(Start::Lost),
+            }
+        }
+        Ok(Start::Lost)
     }
 
-    /// A 64th of the shortest window that covers the wait: a place that far ahead was set by a ledger of at least that window.
-    fn pace_ms(&self, wait_ms: u64) -> u64 {
-        let windows = || self.asking.plan.asks().map(|(window_ms, _)| window_ms);
-        let covering = windows().filter(|window_ms| *window_ms >= wait_ms).min();
-        let window_ms = covering.or_else(|| windows().max()).unwrap_or(0);
-        (window_ms / PARTS).max(PACE_MS_MIN)
+    /// The controls of the org have changed: a block refuses the place, and all else binds new callers only.
+    async fn learn(&self, asking: &mut Asking<'_>, now: u64) -> Result<(), Error> {
+        asking.plan_anew().await?;
+        if asking.plan.is_blocked() {
+            return Err(asking.plan.denial_blocked(now).into());
+        }
+        Ok(())
     }
+}
+
+/// What came of starting on a place.
+enum Start {
+    Now(Box<Permit>),
+    /// The store did not answer.
+    Unconfirmed,
+    /// No slot is free, or the place is not known any more.
+    Lost,
+}
+
+/// A 64th of the shortest window that covers the wait: a place that far ahead was set by a ledger of at least that window.
+fn pace_ms(asking: &Asking<'_>, wait_ms: u64) -> u64 {
+    let windows = || asking.plan.asks().map(|(window_ms, _)| window_ms);
+    let covering = windows().filter(|window_ms| *window_ms >= wait_ms).min();
+    let window_ms = covering.or_else(|| windows().max()).unwrap_or(0);
+    (window_ms / PARTS).max(PACE_MS_MIN)
 }

@@ -8,7 +8,7 @@ use crate::{
     clock::{Clock, ManualClock, millis},
     dispatch::Dispatch,
     error::Error,
-    limiter::{Core, Limiter, policies::Policies},
+    limiter::{Core, Limiter, governing::Governing, policies::Policies},
     policy::{Policy, PolicySource},
     store::{Store, memory::MemoryStore},
 };
@@ -133,7 +133,7 @@ impl LimiterBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), naming the setting: no policy or one that does not hold together, a URL that is
-    /// none, a manual clock beside Redis, a deadline or batch size out of range.
+    /// none, a manual clock beside Redis, a deadline, batch size or lease out of range.
     pub fn build(self) -> Result<Limiter, Error> {
         if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.deadline) {
             return Err(Error::invalid(format!("deadline {:?}: allowed are 1 ms to 60 s", self.deadline)));
@@ -166,6 +166,9 @@ impl LimiterBuilder {
             Some(_) => return Err(Error::invalid("redis: this build has no Redis store; enable the feature `redis`")),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
-        Ok(Limiter { core: Arc::new(Core { dispatch, policies, closed: false.into() }), class: PRIORITY.into() })
+        Ok(Limiter {
+            core: Arc::new(Core { dispatch, policies, governing: Governing::default(), closed: false.into() }),
+            class: PRIORITY.into(),
+        })
     }
 }

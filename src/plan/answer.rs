@@ -23,14 +23,14 @@ impl Plan {
             let slots = &self.policy.in_flight[check.limit];
             let used = answer.in_flight.get(check.asked).copied().unwrap_or_default();
             self.shows(&slots.scope).then(|| LimitStatus {
-                name: Arc::clone(&slots.name),
+                name: named(&slots.name, check.candidate),
                 resource: Resource::InFlight,
-                limit: slots.amount,
+                limit: check.amount,
                 used,
-                remaining: slots.amount.saturating_sub(used),
+                remaining: check.amount.saturating_sub(used),
                 window_ms: 0,
                 reset_after: Duration::ZERO,
-                shadow: slots.shadow,
+                shadow: check.shadow,
             })
         };
         let mut statuses = self.ledger_statuses(answer.now, &answer.ledgers);
@@ -54,14 +54,14 @@ impl Plan {
             let used = state.used[check.place];
             let reset_ms = if state.last_at == 0 { 0 } else { (state.last_at + rule.window_ms).saturating_sub(now) };
             (!rule.smoothing).then(|| LimitStatus {
-                name: Arc::clone(&rule.name),
+                name: named(&rule.name, check.candidate),
                 resource: rule.resource.clone(),
                 limit: check.amount,
                 used,
                 remaining: check.amount.saturating_sub(used),
                 window_ms: rule.window_ms,
                 reset_after: Duration::from_millis(reset_ms),
-                shadow: rule.shadow,
+                shadow: check.shadow,
             })
         };
         self.checks.iter().filter_map(status).collect()
@@ -77,10 +77,8 @@ impl Plan {
     pub(crate) fn denial_full(&self, answer: &Answer, slots: usize, at: u64, max_wait_ms: u64) -> Denial {
         let wait = wait_until(at, answer.now).max(Duration::from_millis(1));
         let retry = if max_wait_ms > 0 { Retry::AskAgainAfter(wait.min(SLOT_PAUSE)) } else { Retry::Estimate(wait) };
-        let binds = |check: &&SlotCheck| {
-            let limit = &self.policy.in_flight[check.limit];
-            check.asked == slots && !limit.shadow && self.slots[slots].amount == limit.amount
-        };
+        let binds =
+            |check: &&SlotCheck| check.asked == slots && !check.shadow && self.slots[slots].amount == check.amount;
         let bound = self.slot_checks.iter().find(binds);
         let limit = bound.map_or_else(Arc::default, |check| Arc::clone(&self.policy.in_flight[check.limit].name));
         let limits = self.statuses(answer);
@@ -133,17 +131,28 @@ impl Plan {
     fn latest(&self, short: &[[bool; 3]]) -> usize {
         let room = |check: &Check| check.amount.saturating_sub(self.cost.of(&self.policy.rules[check.rule].resource));
         let bound = |check: &Check| self.ledgers[check.ledger].asked.ask.bounds[check.place];
-        let is_short = |check: &&Check| {
-            !self.policy.rules[check.rule].shadow && short.get(check.ledger).is_some_and(|places| places[check.place])
-        };
+        let is_short =
+            |check: &&Check| !check.shadow && short.get(check.ledger).is_some_and(|places| places[check.place]);
         let tightest = self.checks.iter().filter(is_short).find(|check| room(check) == bound(check));
-        tightest
-            .or_else(|| self.checks.iter().find(|check| !self.policy.rules[check.rule].shadow))
-            .map_or(0, |check| check.rule)
+        tightest.or_else(|| self.checks.iter().find(|check| !check.shadow)).map_or(0, |check| check.rule)
+    }
+
+    /// The denial of a subject that an operator has blocked.
+    pub(crate) fn denial_blocked(&self, now: u64) -> Denial {
+        let (because, until) =
+            self.blocked.as_ref().map(|blocked| (blocked.because.clone(), blocked.until)).unwrap_or_default();
+        let retry = until.map_or(Retry::Never { over_by: 0 }, |until| Retry::Estimate(wait_until(until, now)));
+        let reason = Reason::Blocked { because };
+        Denial { limit: "block".into(), resource: Resource::Requests, reason, retry, limits: Vec::new() }
     }
 
     fn denial(&self, rule: usize, retry: Retry, limits: Vec<LimitStatus>) -> Denial {
         let rule = &self.policy.rules[rule];
         Denial { limit: Arc::clone(&rule.name), resource: rule.resource.clone(), reason: Reason::Limit, retry, limits }
     }
+}
+
+/// What a limit, or an amount that is tried beside it, is called.
+fn named(limit: &Arc<str>, candidate: bool) -> Arc<str> {
+    if candidate { format!("{limit}.candidate").into() } else { Arc::clone(limit) }
 }

@@ -173,8 +173,8 @@ fn rules_of(limit: &Limit, margin: f64, scope: &Arc<[Box<str>]>, when: &Arc<BTre
     rules
 }
 
-/// `amount * part / whole`, rounded up: at least 1 unless the amount is 0. The part is below the whole.
-fn share(amount: u64, part: u64, whole: u64) -> u64 {
+/// `amount * part / whole`, rounded up: at least 1 unless one of them is 0.
+pub(crate) fn share(amount: u64, part: u64, whole: u64) -> u64 {
     let rounded_up = (u128::from(amount) * u128::from(part)).div_ceil(u128::from(whole));
     u64::try_from(rounded_up).unwrap_or(amount)
 }

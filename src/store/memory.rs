@@ -3,10 +3,13 @@
 //! Invariant: answers are those of the scripts under `lua/`; `tests/it/model.rs` holds the two together. What has expired is dropped as
 //! the orgs it belongs to are used, and all of it within a sweep.
 
+mod book;
+
 use std::collections::{HashMap, VecDeque};
 
 use parking_lot::Mutex;
 
+use self::book::Book;
 use crate::{
     calendar::{
         Amounts, Ask, Ledger, earliest,
@@ -17,8 +20,8 @@ use crate::{
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, AskedLedger, Contents, Ending, InspectRequest, Inspected, Lease, LedgerState, Notes,
-        ReservationId, SettleRequest, Settled, Verdict,
+        AcquireRequest, Answer, AskedLedger, Contents, Ending, Governed, InspectRequest, Inspected, Lease, LedgerState,
+        Notes, ReservationId, SettleRequest, Settled, StoredControls, Verdict,
         keyspace::{LedgerKey, SlotsKey},
     },
 };
@@ -49,6 +52,7 @@ struct Org {
     /// Pools that are shared fairly, by their ledger and the resource's place in it.
     pools: HashMap<(LedgerKey, usize), Pool>,
     slots: HashMap<SlotsKey, Slots>,
+    book: Book,
 }
 
 /// A request as fair share leaves it.
@@ -122,6 +126,17 @@ impl MemoryStore {
         })
     }
 
+    pub(crate) fn govern(&self, org: &str, change: &Governed) -> Result<bool, Error> {
+        self.with_org(org, |org, now| org.book.govern(change, now))
+    }
+
+    pub(crate) fn controls(&self, org: &str, entries: u16) -> StoredControls {
+        let orgs = self.orgs.lock();
+        let now = self.clock.now_ms();
+        let org = orgs.by_name.get(org);
+        org.map_or_else(|| StoredControls { now, ..StoredControls::default() }, |org| org.book.stored(now, entries))
+    }
+
     /// The time is read under the lock: a decision by an earlier time than one before it would miss what that one let expire.
     fn with_org<T>(&self, name: &str, step: impl FnOnce(&mut Org, u64) -> T) -> T {
         let mut orgs = self.orgs.lock();
@@ -139,6 +154,16 @@ impl MemoryStore {
 
 impl Org {
     fn acquire(&mut self, request: &AcquireRequest, now: u64) -> Answer {
+        let (version, until) = request.controls;
+        let in_time = until.is_none_or(|until| now < until);
+        if version != self.book.version(now) || !in_time || request.is_blocked {
+            let blocked = Verdict::Denied { at: now, setter: 0, short: Vec::new() };
+            let verdict = if version == self.book.version(now) && in_time { blocked } else { Verdict::Stale };
+            let nothing = vec![LedgerState::default(); request.ledgers.len()];
+            let standings = vec![Standing::default(); request.fair.len()];
+            let in_flight = vec![0; request.slots.len()];
+            return Answer { verdict, now, ledgers: nothing, standings, token: 0, in_flight };
+        }
         for asked in &request.ledgers {
             if let Some(ledger) = self.ledgers.get_mut(&asked.key) {
                 ledger.advance(now);
@@ -240,7 +265,10 @@ impl Org {
     /// Lowers what a request may find in its ledgers by how its user stands in the pools that are shared fairly.
     fn lower(&mut self, request: &AcquireRequest, now: u64, notes: Notes) -> Lowered {
         let asks = request.ledgers.iter().map(|asked| asked.ask).collect();
-        let mut lowered = Lowered { asks, max_wait_ms: request.max_wait_ms, standings: Vec::new(), held: Vec::new() };
+        // no place is promised for when the controls are others
+        let known_ms = request.controls.1.map_or(u64::MAX, |until| until - now - 1);
+        let mut lowered =
+            Lowered { asks, max_wait_ms: request.max_wait_ms.min(known_ms), standings: Vec::new(), held: Vec::new() };
         let noted = (notes == Notes::User, notes != Notes::Nobody);
         for fair in &request.fair {
             let (pool_key, window_ms) = (&request.ledgers[fair.pool].key, request.ledgers[fair.pool].window_ms);
@@ -379,7 +407,11 @@ impl Org {
         self.records.retain(|_, record| record.expires_at > now);
         let records = &self.records;
         self.expiring.retain(|(_, id)| records.contains_key(id));
-        !(self.ledgers.is_empty() && self.records.is_empty() && self.pools.is_empty() && self.slots.is_empty())
+        !(self.ledgers.is_empty()
+            && self.records.is_empty()
+            && self.pools.is_empty()
+            && self.slots.is_empty()
+            && self.book.is_empty())
     }
 }
 

@@ -16,11 +16,14 @@ use std::{
 use self::{
     connect::Connections,
     request::Packed,
-    script::{Failure, INSPECT, RENEW, Script, Scripts},
+    script::{CONTROLS, Failure, GOVERN, INSPECT, RENEW, Script, Scripts},
 };
 use crate::{
     error::{Error, ErrorKind},
-    store::{AcquireRequest, Answer, InspectRequest, Inspected, Lease, SettleRequest, Settled, keyspace::OrgKeys},
+    store::{
+        AcquireRequest, Answer, Governed, InspectRequest, Inspected, Lease, SettleRequest, Settled, StoredControls,
+        keyspace::OrgKeys,
+    },
     telemetry,
 };
 
@@ -67,6 +70,18 @@ impl RedisStore {
         let packed = request::renew(&OrgKeys::new(org), leases, lease_ms);
         let reply = self.repeat_until_answered(&RENEW, &packed).await?;
         reply::renewed(&reply, leases.len())
+    }
+
+    pub(crate) async fn govern(&self, org: &str, change: &Governed) -> Result<bool, Error> {
+        let packed = request::govern(&OrgKeys::new(org), change);
+        let reply = self.repeat_until_answered(&GOVERN, &packed).await?;
+        reply::governed(&reply)
+    }
+
+    pub(crate) async fn controls(&self, org: &str, entries: u16) -> Result<StoredControls, Error> {
+        let packed = request::controls(&OrgKeys::new(org), entries);
+        let reply = self.repeat_until_answered(&CONTROLS, &packed).await?;
+        reply::controls(&reply)
     }
 
     pub(crate) async fn inspect(&self, org: &str, request: &InspectRequest) -> Result<Inspected, Error> {

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
 use allotment::{
-    Acquire, Certainty, Cost, Decision, Denial, Error, ErrorKind, Lease, Limit, LimitStatus, Limiter, LimiterBuilder,
-    ManualClock, Outcome, Permit, Policy, PolicySource, Preset, Reason, Resource, Retry, RunError, Subject,
+    Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Denial, Error, ErrorKind, Lease,
+    Limit, LimitStatus, Limiter, LimiterBuilder, ManualClock, Outcome, Permit, Policy, PolicySource, Preset, Reason,
+    Resource, Retry, RunError, Subject,
 };
 
 use crate::house::text;
@@ -139,6 +140,33 @@ async fn a_call_under_way_holds_a_slot() {
     assert!(lease.is_live() && lease.token() > 0);
     let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
     assert_eq!((denial.reason, denial.retry), (Reason::InFlight, Retry::Estimate(MINUTE)));
+}
+
+#[tokio::test]
+async fn an_operator_decides_live() {
+    let (limiter, _) = limiter(2);
+    let admin = Admin::new(&limiter, "dana").unwrap();
+    let block = Control::block().on("user", "alice").because("spam").lasting(MINUTE);
+    admin.apply("acme", &block).await.unwrap();
+    let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
+    assert_eq!(denial.reason, Reason::Blocked { because: Some("spam".into()) });
+    let active: Vec<ActiveControl> = admin.controls("acme").await.unwrap();
+    assert_eq!((active.len(), active[0].expires_after), (1, Some(MINUTE)));
+    assert!(admin.withdraw("acme", &block).await.unwrap());
+    for control in [
+        Control::amount("user", "images", 3),
+        Control::scale("user", 50),
+        Control::grant("user", "images", 1),
+        Control::shadow("user"),
+        Control::candidate("user", "images", 1),
+        Control::bypass().lasting(MINUTE),
+    ] {
+        admin.apply("acme", &control).await.unwrap();
+    }
+    admin.reset(&alice()).await.unwrap();
+    let audit: Vec<AuditRecord> = admin.audit("acme", 100).await.unwrap();
+    assert_eq!((audit.len(), audit[0].by.as_str()), (9, "dana"));
+    assert_eq!((Control::REASON_BYTES_MAX, Admin::BY_BYTES_MAX), (256, 128));
 }
 
 #[tokio::test]

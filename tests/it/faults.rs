@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is wrong, what the scripts say, and what they say then.
-const FAULTS: [(&str, &str, &str); 42] = [
+const FAULTS: [(&str, &str, &str); 41] = [
     (
         "the fold bound is a 63rd of the window",
         "(F[x + 4] - F[x - 4]) * PARTS < log.window",
@@ -102,8 +102,7 @@ const FAULTS: [(&str, &str, &str); 42] = [
     ),
     ("the heavy may touch all of the pool", "reserve = math.max(math.floor(limit * RESERVE), 1)", "reserve = 0"),
     ("the heavy book as far ahead as they like", "math.floor(w / HEAVY_PARTS)", "max_wait"),
-    ("the heavy book as far ahead as they like by summaries", "math.floor(window[kp] / HEAVY_PARTS)", "max_wait"),
-    ("who left counts on", "pool[index] - read('>I2', gone[i])", "pool[index]"),
+    ("who left counts on", "pool[index] - read('>I2', gone[i]), 0", "pool[index], 0"),
     (
         "a share does not bind by summaries",
         "local own = math.max(math.min(read('<I6', asked, y), share_now - cost), 0)",

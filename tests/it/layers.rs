@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["decision"],
     &["error"],
     &["subject", "cost", "telemetry"],
+    &["control"],
     &["limit", "calendar"],
     &["policy"],
     &["store"],
@@ -20,6 +21,7 @@ const FLOORS: &[&[&str]] = &[
     &["lease"],
     &["permit"],
     &["limiter"],
+    &["admin"],
     &["testing"],
 ];
 

@@ -5,6 +5,7 @@
 
 mod api;
 mod bookings;
+mod controls;
 mod corpus;
 mod exactly_once;
 mod fairness;

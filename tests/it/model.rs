@@ -147,7 +147,16 @@ impl History {
         let of_user = self.slots[1].filter(|_| name.is_some()).map(|amount| (name, amount));
         let slots = self.slots[0].map(|amount| (None, amount)).into_iter().chain(of_user).collect();
         let fair = self.fair.and_then(share).into_iter().collect();
-        RawAcquire { id: self.id(), asked, home: self.home, max_wait_ms, moves_up: false, fair, slots }
+        RawAcquire {
+            id: self.id(),
+            asked,
+            home: self.home,
+            max_wait_ms,
+            moves_up: false,
+            fair,
+            slots,
+            ..RawAcquire::default()
+        }
     }
 
     /// A request as before: a repeat, or a question whether the place moved up.

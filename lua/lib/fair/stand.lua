@@ -4,8 +4,8 @@
 -- Needs p, w, used (what the window of the pool holds), of_user (what the user has of it, booked places included), cost, weight, notes,
 -- user. Gives pool (false if one of its keys holds something else), heavy, share_now, reserve, and held: the level holds the request back.
 --
--- COST  per pool 1 GET, and 1 SET where it changes; 1 or 2 ZADD for a request that notes who asks; a second 2 ZRANGEBYSCORE, 2 ZREM, 2 PEXPIRE
--- TTL   1.25 windows, at least 75 s, renewed every second and with each new user
+-- COST  per pool 1 GET, and 1 SET where it changes; 1 or 2 ZADD for a request that notes who asks; a tick 2 ZRANGEBYSCORE, 2 ZREM, 2 PEXPIRE
+-- TTL   1.25 windows, at least 75 s, renewed every tick and with each new user
 -- MODEL src/calendar/fair.rs, function by function: the same operations on the same numbers in the same order give the same bits;
 --       tests/it/model.rs holds the two together
 --
@@ -33,9 +33,10 @@
       end
     end
     if pool and now >= pool[NEXT] then
-      -- once a second the users are counted, and the level may rise
+      -- sixty times a window the users are counted, and the level may rise
       local PRUNED_MAX = '100'
-      life = format('%.0f', math.ceil(math.max(w * 1.25, 75000)))
+      -- longer than the state, which is written more often
+      life = format('%.0f', math.ceil(math.max(w * 1.25, 75000)) + 2000)
       for index = USERS, HEAVY do
         local key = keys[pool[KEY] + index - NEXT]
         local gone = try('ZRANGEBYSCORE', key, '-inf', format('%.0f', now - w), 'LIMIT', '0', PRUNED_MAX)
@@ -44,7 +45,7 @@
           break
         end
         for i = 1, #gone do
-          pool[index] = pool[index] - read('>I2', gone[i])
+          pool[index] = math.max(pool[index] - read('>I2', gone[i]), 0)
         end
         if #gone > 0 then
           call('ZREM', key, unpack(gone))
@@ -53,7 +54,7 @@
       end
     end
     if pool and life then
-      local EPSILON, RISE, TICK_MS = 0.02, 0.05, 1000
+      local EPSILON, RISE, tick = 0.02, 0.05, math.min(math.max(math.floor(w / 60), 100), 1000)
       local level, limit = pool[LEVEL], pool[LIMIT]
       if pool[USERS] == 0 then
         -- nobody has asked for a window
@@ -67,7 +68,7 @@
           level = 0
         end
       end
-      pool[LEVEL], pool[NEXT], pool[PRESSED], pool[HELD], pool[CHANGED] = level, now + TICK_MS, false, false, true
+      pool[LEVEL], pool[NEXT], pool[PRESSED], pool[HELD], pool[CHANGED] = level, now + tick, false, false, true
     end
     local heavy, share_now, reserve, held = false, 0, 0, false
     -- first the user is counted, then judged, and counted as heavy
@@ -76,9 +77,10 @@
         local key = keys[pool[KEY] + index - NEXT]
         local added = try('ZADD', key, format('%.0f', now), pack('>I2', weight) .. user)
         if added == 1 then
-          call('PEXPIRE', key, life or format('%.0f', math.ceil(math.max(w * 1.25, 75000))))
+          call('PEXPIRE', key, life or format('%.0f', math.ceil(math.max(w * 1.25, 75000)) + 2000))
           pool[index], pool[CHANGED] = pool[index] + weight, true
-        elseif added ~= 0 then
+        elseif added ~= 0 and not find(added.err, 'OOM', 1, true) then
+          -- a Redis out of memory refuses the charge too, and says why
           pool = false
           break
         end

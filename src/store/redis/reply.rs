@@ -3,7 +3,10 @@
 use crate::{
     calendar::{Entry, fair::Standing},
     error::{Error, ErrorKind},
-    store::{AcquireRequest, Answer, Contents, InspectRequest, Inspected, LedgerState, Settled, Verdict},
+    store::{
+        AcquireRequest, Answer, AuditEntry, Contents, InspectRequest, Inspected, LedgerState, Settled, StoredControls,
+        Verdict,
+    },
 };
 
 /// Bytes taken from the front.
@@ -19,6 +22,12 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self, size: usize) -> Result<u64, Error> {
         Ok(self.bytes(size)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    /// A length and as many bytes.
+    fn text(&mut self) -> Result<String, Error> {
+        let size = usize::try_from(self.number(4)?).unwrap_or(usize::MAX);
+        String::from_utf8(self.bytes(size)?.to_vec()).map_err(|_| unreadable("a text of an answer is none"))
     }
 
     fn amounts(&mut self, size: usize) -> Result<[u64; 3], Error> {
@@ -57,6 +66,7 @@ fn answer(reader: &mut Reader<'_>, now: u64, request: &AcquireRequest) -> Result
         5 => return Ok(Err(unreadable("a key of this request holds what this version cannot read"))),
         6 => return Ok(Err(Error::invalid("an amount is out of range: 0 to 2^47"))),
         7 => Verdict::Full { slots: usize::try_from(setter).unwrap_or(0).saturating_sub(1), at },
+        8 => Verdict::Stale,
         _ => return Err(unreadable("an answer of the script has an unknown code")),
     };
     Ok(Ok(Answer { verdict, now, ledgers, standings, token, in_flight }))
@@ -74,6 +84,29 @@ pub(crate) fn settled(bytes: &[u8], requests: usize) -> Result<Vec<Result<Settle
         _ => Err(unreadable("an answer of the script has an unknown code")),
     };
     (0..requests).map(|_| settled(reader.number(1)?)).collect()
+}
+
+pub(crate) fn governed(bytes: &[u8]) -> Result<bool, Error> {
+    let mut reader = Reader(bytes);
+    let _version = reader.number(6)?;
+    Ok(reader.number(1)? > 0)
+}
+
+pub(crate) fn controls(bytes: &[u8]) -> Result<StoredControls, Error> {
+    let mut reader = Reader(bytes);
+    let (now, version, count) = (reader.number(6)?, reader.number(6)?, reader.number(2)?);
+    let control = |reader: &mut Reader<'_>| {
+        let expires_at = Some(reader.number(6)?).filter(|at| *at > 0);
+        Ok((reader.text()?, expires_at))
+    };
+    let controls = (0..count).map(|_| control(&mut reader)).collect::<Result<_, Error>>()?;
+    let count = reader.number(2)?;
+    let entry = |reader: &mut Reader<'_>| {
+        let at = reader.text()?.parse().map_err(|_| unreadable("an entry of the audit trail has no time"))?;
+        Ok(AuditEntry { at, by: reader.text()?, what: reader.text()?, old: reader.text()?, new: reader.text()? })
+    };
+    let audit = (0..count).map(|_| entry(&mut reader)).collect::<Result<_, Error>>()?;
+    Ok(StoredControls { now, version, controls, audit })
 }
 
 pub(crate) fn renewed(bytes: &[u8], leases: usize) -> Result<Vec<bool>, Error> {

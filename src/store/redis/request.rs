@@ -7,7 +7,7 @@ use redis::Cmd;
 use crate::{
     calendar::ENTRY_MAX,
     store::{
-        AcquireRequest, Ending, FairAsk, InspectRequest, Lease, Notes, ReservationId, SettleRequest,
+        AcquireRequest, Ending, FairAsk, Governed, InspectRequest, Lease, Notes, ReservationId, SettleRequest,
         keyspace::{LedgerKey, OrgKeys, SlotsKey},
     },
 };
@@ -16,13 +16,13 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Packed {
     keys: Vec<String>,
-    argument: Vec<u8>,
+    arguments: Vec<Vec<u8>>,
 }
 
 impl Packed {
     pub(crate) fn command(&self, verb: &str, script: &str) -> Cmd {
         let mut command = redis::cmd(verb);
-        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.argument);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
         command
     }
 }
@@ -46,12 +46,14 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
     let mut bytes = keys.header(requests.len());
     for request in requests {
         bytes.extend(request.id.0);
-        bytes.push(u8::from(request.moves_up));
+        bytes.push(if request.is_blocked { 2 } else { u8::from(request.moves_up) });
         put(&mut bytes, request.max_wait_ms.min(ENTRY_MAX), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
         keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
         put(&mut bytes, request.fair.len() as u64, 1);
         put(&mut bytes, request.slots.len() as u64, 1);
+        put(&mut bytes, request.controls.0, 6);
+        put(&mut bytes, request.controls.1.unwrap_or(ENTRY_MAX), 6);
         for asked in &request.ledgers {
             put(&mut bytes, keys.number(&asked.key), 2);
             for amount in asked.ask.amounts.iter().chain(&asked.ask.bounds).chain([&asked.ask.horizon_ms]) {
@@ -132,7 +134,18 @@ pub(crate) fn renew(org: &OrgKeys, leases: &[Lease], lease_ms: u64) -> Packed {
         argument.extend(lease.id.0);
     }
     let keys = std::iter::once(org.head()).chain(sets.into_iter().map(|key| org.slots(key))).collect();
-    Packed { keys, argument }
+    Packed { keys, arguments: vec![argument] }
+}
+
+pub(crate) fn govern(org: &OrgKeys, change: &Governed) -> Packed {
+    let control = change.control.as_deref().unwrap_or_default();
+    let after = change.after_ms.unwrap_or(0).to_string();
+    let arguments = [&change.id, control, &after, &change.by, &change.what].map(|text| text.as_bytes().to_vec());
+    Packed { keys: vec![org.head(), org.controls(), org.audit()], arguments: arguments.into() }
+}
+
+pub(crate) fn controls(org: &OrgKeys, entries: u16) -> Packed {
+    Packed { keys: vec![org.head(), org.controls(), org.audit()], arguments: vec![entries.to_string().into_bytes()] }
 }
 
 /// Of `inspect` and `control`: ledgers only.
@@ -220,7 +233,7 @@ impl<'a> Keys<'a> {
     fn place(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, id: &ReservationId, org: &OrgKeys, ledgers: usize) {
         let records = org.records(id);
         let records = self.records.iter().position(|key| *key == records).unwrap_or(0);
-        let records = records + self.ledgers.len() + 3 * self.pools.len() + self.slots.len() + 2;
+        let records = records + self.ledgers.len() + 3 * self.pools.len() + self.slots.len() + 3;
         put(bytes, home.map_or(0, |home| self.number(home)), 2);
         put(bytes, records as u64, 2);
         put(bytes, ledgers as u64, 1);
@@ -230,8 +243,14 @@ impl<'a> Keys<'a> {
         let ledgers = self.ledgers.iter().map(|(key, ..)| org.ledger(key));
         let pools = self.pools.iter().flat_map(|(key, fair)| org.pool(key, fair.place));
         let slots = self.slots.iter().map(|key| org.slots(key));
-        let keys = std::iter::once(org.head()).chain(ledgers).chain(pools).chain(slots).chain(self.records).collect();
-        Packed { keys, argument }
+        let keys = std::iter::once(org.head())
+            .chain(ledgers)
+            .chain(pools)
+            .chain(slots)
+            .chain([org.controls()])
+            .chain(self.records)
+            .collect();
+        Packed { keys, arguments: vec![argument] }
     }
 }
 

@@ -60,6 +60,8 @@ static ACQUIRE: Script = script!(
 static SETTLE: Script = script!("lib/lease.lua", "settle.lua", rest "lib/settle_in_full.lua");
 static CONTROL: Script = script!("lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
 pub(crate) static INSPECT: Script = script!("inspect.lua");
+pub(crate) static GOVERN: Script = script!("govern.lua");
+pub(crate) static CONTROLS: Script = script!("controls.lua");
 pub(crate) static RENEW: Script = script!("renew.lua");
 
 /// The scripts that a store calls.
@@ -117,6 +119,7 @@ impl From<RedisError> for Failure {
             "ALLOTFORMAT" | "WRONGTYPE" => {
                 (ErrorKind::Protocol, "a key of this org holds what this version cannot read", false)
             }
+            "ALLOTLIMIT" => (ErrorKind::Invalid, "an org has at most 1000 controls: remove some", false),
             "NOPERM" | "NOAUTH" | "WRONGPASS" => (ErrorKind::Unavailable, "Redis refuses this user", false),
             "OOM" => (ErrorKind::Unavailable, "Redis is out of memory", false),
             "MISCONF" | "NOREPLICAS" => (ErrorKind::Unavailable, "Redis accepts no writes", false),

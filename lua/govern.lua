@@ -1,0 +1,94 @@
+-- govern.lua: sets or removes one control of an org, and writes down who did.
+--
+-- KEYS  1            head       string   clock offset and epoch of the org
+--       2            controls   hash     `version`, and each control by its id: when it expires I6 (ms; 0: never), then its text
+--       3            audit      stream   who changed what, when
+-- ARGV  1            id         text     of the control; nothing: only the audit is written
+--       2            control    text     nothing removes it
+--       3            after      ms       until it expires; 0: never
+--       4            by         text     who
+--       5            what       text     what is written into the audit
+-- RETURNS packed: version I6 (0: there are no controls), changed I1, old control: length I4 and text; an error ALLOTFORMAT, and nothing
+--       changed, if a key holds something else; an error ALLOTLIMIT at 1000 controls
+-- COST  1 TIME, 1 GET, 1 HGETALL, at most 2 HSET, 1 HDEL per expired control, 1 XADD, 2 PEXPIRE, 1 SETRANGE
+-- TTL   controls: as long as its longest control, and none while one has no end; audit: 90 days after its last entry
+-- PRE   the text is one that src/control.rs can read
+-- MODEL src/store/memory.rs; tests/it/controls.rs holds the two together
+
+local read, pack, format = struct.unpack, struct.pack, string.format
+local head_key, controls_key, audit_key = KEYS[1], KEYS[2], KEYS[3]
+local id, control, after, by, what = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4], ARGV[5]
+local CONTROLS_MAX, AUDIT_MAX, AUDIT_MS = 1000, '1000', '7776000000'
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
+local head = redis.call('GET', head_key)
+if head then
+  if #head ~= 28 then
+    return redis.error_reply('ALLOTFORMAT head')
+  end
+  local offset, seen_at = read('<I6I6', head)
+  now = math.max(now + offset, seen_at)
+end
+local fields = redis.pcall('HGETALL', controls_key)
+local entries = redis.pcall('XLEN', audit_key)
+if fields.err or type(entries) == 'table' then
+  return redis.error_reply('ALLOTFORMAT controls')
+end
+local version, old, count, latest, endless, expired = 0, '', 0, 0, false, {}
+for i = 1, #fields, 2 do
+  local field, value = fields[i], fields[i + 1]
+  if field == 'version' then
+    version = value + 0
+  else
+    local expires_at = read('<I6', value)
+    if expires_at > 0 and expires_at <= now then
+      expired[#expired + 1] = field
+    elseif field == id then
+      old = value
+    else
+      count, latest, endless = count + 1, math.max(latest, expires_at), endless or expires_at == 0
+    end
+  end
+end
+local old_text = string.sub(old, 7)
+if control ~= '' and count >= CONTROLS_MAX then
+  return redis.error_reply('ALLOTLIMIT controls')
+end
+
+for _, field in ipairs(expired) do
+  redis.call('HDEL', controls_key, field)
+end
+local changed = id ~= '' and (control ~= '' or old ~= '')
+if changed then
+  -- never the same twice, so that who knows one version knows what it says
+  version = math.max(version + 1, now)
+  if control == '' then
+    redis.call('HDEL', controls_key, id)
+  else
+    local expires_at = after > 0 and now + after or 0
+    count, latest, endless = count + 1, math.max(latest, expires_at), endless or expires_at == 0
+    local value = pack('<I6', expires_at) .. control
+    redis.call('HSET', controls_key, id, value)
+  end
+end
+if count == 0 then
+  version = 0
+  redis.call('DEL', controls_key)
+else
+  redis.call('HSET', controls_key, 'version', format('%.0f', version))
+  if endless then
+    redis.call('PERSIST', controls_key)
+  else
+    redis.call('PEXPIRE', controls_key, format('%.0f', latest - now + 1))
+  end
+  if head then
+    -- who decides next looks
+    redis.call('SETRANGE', head_key, '26', '\1')
+  end
+end
+if changed or id == '' then
+  redis.call('XADD', audit_key, 'MAXLEN', AUDIT_MAX, '*', 'at', format('%.0f', now), 'by', by, 'what', what, 'old', old_text, 'new', control)
+  redis.call('PEXPIRE', audit_key, AUDIT_MS)
+end
+return pack('<I6BI4', version, changed and 1 or 0, #old_text) .. old_text
