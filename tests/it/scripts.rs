@@ -9,7 +9,27 @@ const FIELDS: &[&str] = &["KEYS", "ARGV", "RETURNS", "COST", "TTL", "PRE", "MODE
 const BANNED: &[&str] =
     &["'KEYS'", "SCAN", "cjson", "cmsgpack", "loadstring", "dofile", "tostring", "setfenv", "_G", "unpack(KEYS"];
 /// What is text already wherever it is passed to Redis.
-const TEXTS: &[&str] = &["key", "id", "raw", "value", "record", "sums", "life", "most", "PRUNED_MAX"];
+const TEXTS: &[&str] = &[
+    "key",
+    "id",
+    "raw",
+    "value",
+    "record",
+    "sums",
+    "life",
+    "most",
+    "field",
+    "PRUNED_MAX",
+    "head_key",
+    "controls_key",
+    "audit_key",
+    "AUDIT_MAX",
+    "AUDIT_MS",
+    "by",
+    "what",
+    "old_text",
+    "control",
+];
 
 fn files() -> Vec<PathBuf> {
     sources(&["lua"], "lua")
