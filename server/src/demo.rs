@@ -12,6 +12,7 @@ mod policy;
 mod process;
 mod progress;
 mod report;
+mod scene;
 mod tally;
 mod upstream;
 
@@ -31,6 +32,7 @@ use self::{
     process::Processes,
     progress::Progress,
     report::{Report, Verdict},
+    scene::Scene,
     tally::Tally,
     upstream::LiveUpstream,
 };
@@ -53,12 +55,39 @@ struct Run {
     upstream: Arc<LiveUpstream>,
 }
 
-/// Runs the demo and prints its report.
+/// What a run came to, for whoever puts it into words.
+#[derive(Clone, Copy)]
+pub(crate) struct Played<'a> {
+    play: &'a Play,
+    tally: &'a Tally,
+    report: &'a Report,
+    /// In unscaled time.
+    lasted: Duration,
+}
+
+/// Runs the demo, or a scene of it, and prints its report.
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
-    let play = args.play()?;
-    let mut run = start(&play).await?;
-    let mut tally = Tally::new(play.scenario.load.users);
-    let interrupted_after = watch_over(&mut run, &play, &mut tally).await;
+    match args.scene {
+        None => {
+            let words = |Played { play, tally, report, .. }: Played<'_>| {
+                if args.json {
+                    Ok(serde_json::to_string(report)?)
+                } else {
+                    Ok(report::table::table(report, play, tally))
+                }
+            };
+            perform(&args.play()?, words).await
+        }
+        Some(Scene::Incident(incident)) => perform(&incident.play()?, |played| incident.words(played)).await,
+        Some(Scene::Priority(priority)) => perform(&priority.play()?, |played| priority.words(played)).await,
+    }
+}
+
+/// Plays to the end, prints what it came to, in these words, and judges it.
+async fn perform(play: &Play, words: impl Fn(Played<'_>) -> Result<String>) -> Result<ExitCode> {
+    let mut run = start(play).await?;
+    let mut tally = Tally::new(play.scenario.load.users());
+    let interrupted_after = watch_over(&mut run, play, &mut tally).await;
     run.work.await??;
 
     if tally.failed > 0 && tally.failed == tally.ended() {
@@ -71,8 +100,8 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
         run.upstream.refused()
     );
     let lasted = interrupted_after.unwrap_or(play.scenario.load.duration);
-    let report = Report::new(&play, &tally, lasted)?;
-    let text = if args.json { serde_json::to_string(&report)? } else { report::table(&report, &play, &tally) };
+    let report = Report::new(play, &tally, lasted)?;
+    let text = words(Played { play, tally: &tally, report: &report, lasted })?;
     print_line(&text).context("printing the report")?;
     if let Some(failure) = &tally.failure {
         let Tally { failed, unsettled, .. } = &tally;
@@ -102,7 +131,7 @@ async fn start(play: &Play) -> Result<Run> {
     let (events, happened) = mpsc::unbounded_channel();
     if scenario.processes > 1 {
         let processes = Processes::start(scenario).await.with_context(reached)?;
-        let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.speed));
+        let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.load.orgs(), scenario.speed));
         let start_ms = Processes::start_ms();
         let start = Instant::now() + Duration::from_millis(start_ms.saturating_sub(epoch_ms()));
         let work = tokio::spawn(processes.run(start_ms, Arc::clone(&upstream), events, stopped));
@@ -110,7 +139,7 @@ async fn start(play: &Play) -> Result<Run> {
     }
     let gate = Gate::new(scenario).with_context(reached)?;
     gate.ready().await.with_context(reached)?;
-    let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.speed));
+    let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.load.orgs(), scenario.speed));
     let start = Instant::now();
     let fleet = Fleet {
         scenario: Arc::new(scenario.clone()),
@@ -120,7 +149,7 @@ async fn start(play: &Play) -> Result<Run> {
         stop: stopped,
         start,
     };
-    let users = 0..scenario.load.users;
+    let users = 0..scenario.load.users();
     let work = tokio::spawn(async move {
         fleet.run(users).await;
         Ok(())

@@ -34,6 +34,8 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) user: usize,
+    /// Unscaled time since the start of the run.
+    pub(crate) asked_after: Duration,
     pub(crate) outcome: Outcome,
 }
 
@@ -126,24 +128,25 @@ impl Fleet {
         // Nobody waits beyond the end of the run.
         let end = self.start + self.scenario.real(self.scenario.load.duration);
         let max_wait = self.scenario.real(call.patience).min(end.saturating_duration_since(asked));
-        let admission = self.gate.admit(&subject, self.scenario.estimate(&call), max_wait);
+        let admission =
+            self.gate.admit(&subject, &self.scenario.load.group(user).class, self.scenario.estimate(&call), max_wait);
         let admission = tokio::select! {
             admission = admission => admission,
             // Dropping the admission gives its place back.
             () = told(&mut self.stop) => return,
         };
         let outcome = match admission {
-            Ok(pass) => self.serve(pass, &call, asked.elapsed()).await,
+            Ok(pass) => self.serve(user, pass, &call, asked.elapsed()).await,
             Err(error) if error.kind() == ErrorKind::Denied => Outcome::Denied,
             Err(error) => Outcome::Failed(self.redacted(&error)),
         };
-        let _ = self.events.send(Event::Ended(Ended { user, outcome }));
+        let _ = self.events.send(Event::Ended(Ended { user, asked_after: call.asked_after, outcome }));
     }
 
-    async fn serve(&self, pass: Pass, call: &Call, waited: Duration) -> Outcome {
+    async fn serve(&self, user: usize, pass: Pass, call: &Call, waited: Duration) -> Outcome {
         let seen_after = self.start.elapsed();
         let at_ms = pass.at_ms();
-        let request = Request { images: call.images, tokens: call.tokens };
+        let request = Request { org: self.scenario.load.group(user).org, images: call.images, tokens: call.tokens };
         let Some(response) = self.link.call(request).await else {
             return Outcome::Failed("the parent process has gone".to_owned());
         };

@@ -41,10 +41,18 @@ impl Gate {
         }
     }
 
-    /// Waits for a place for at most `max_wait`. A denial is an error.
-    pub(crate) async fn admit(&self, subject: &Subject, estimate: Cost, max_wait: Duration) -> Result<Pass, Error> {
+    /// Waits for a place for at most `max_wait`, in the line of a priority class. A denial is an error.
+    pub(crate) async fn admit(
+        &self,
+        subject: &Subject,
+        class: &str,
+        estimate: Cost,
+        max_wait: Duration,
+    ) -> Result<Pass, Error> {
         match self {
-            Self::Limited(limiter) => limiter.acquire(subject, estimate).max_wait(max_wait).await.map(Pass::Permit),
+            Self::Limited(limiter) => {
+                limiter.priority(class).acquire(subject, estimate).max_wait(max_wait).await.map(Pass::Permit)
+            }
             Self::Open => Ok(Pass::Open { at_ms: epoch_ms() }),
         }
     }

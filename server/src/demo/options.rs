@@ -10,8 +10,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    load::{Call, Load},
+    load::{Call, Group, Load},
     policy::{self, TOKENS_PER_IMAGE, Wishes},
+    scene::Scene,
     upstream::{Enforcement, Terms},
 };
 use crate::redact::Secrets;
@@ -19,7 +20,7 @@ use crate::redact::Secrets;
 /// How fast a demo runs if nothing speaks against it.
 const SPEED: f64 = 20.0;
 /// At this speed a minute lasts 1 s, the shortest window there is.
-const SPEED_MAX: f64 = 60.0;
+pub(crate) const SPEED_MAX: f64 = 60.0;
 /// How long a demo lasts in real time if nothing is said.
 const REAL_SECONDS: f64 = 15.0;
 /// The shortest run by default: the quota's use is measured from the second window on.
@@ -27,7 +28,11 @@ const SECONDS_MIN: f64 = 180.0;
 
 /// What may be asked of a demo.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(crate) struct DemoArgs {
+    #[command(subcommand)]
+    pub(crate) scene: Option<Scene>,
+
     /// Keeps the ledgers in this Redis, such as redis://localhost [default: the embedded store]
     #[arg(long, value_name = "URL", value_parser = url)]
     redis: Option<String>,
@@ -153,8 +158,7 @@ impl DemoArgs {
         let speed = self.speed_for(&policy)?;
         let seconds = self.seconds.unwrap_or((REAL_SECONDS * speed).max(SECONDS_MIN).ceil() as u64);
         let load = Load {
-            users: usize::try_from(self.users)?,
-            quota: self.quota,
+            groups: Group::of_demo(usize::try_from(self.users)?, self.quota),
             duration: Duration::from_secs(seconds),
             seed: self.seed,
             images_max,
@@ -212,7 +216,9 @@ fn read_policy(path: &std::path::Path) -> Result<Policy> {
 }
 
 /// A whole number within `range`.
-fn whole(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+pub(crate) fn whole(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
     move |text| {
         let allowed = || format!("a whole number from {} to {} is allowed", range.start(), range.end());
         text.parse().ok().filter(|number| range.contains(number)).ok_or_else(allowed)
@@ -220,14 +226,16 @@ fn whole(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + C
 }
 
 /// A number within `range`; NaN is in none.
-fn number(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+pub(crate) fn number(
+    range: RangeInclusive<f64>,
+) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
     move |text| {
         let allowed = || format!("a number from {} to {} is allowed", range.start(), range.end());
         text.parse().ok().filter(|number| range.contains(number)).ok_or_else(allowed)
     }
 }
 
-fn url(text: &str) -> Result<String, String> {
+pub(crate) fn url(text: &str) -> Result<String, String> {
     if text.contains("://") {
         Ok(text.to_owned())
     } else {

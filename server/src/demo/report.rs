@@ -2,7 +2,7 @@
 //!
 //! Invariant: all times are unscaled, and every figure about a window comes from the replay.
 
-mod table;
+pub(crate) mod table;
 
 use std::time::Duration;
 
@@ -10,7 +10,6 @@ use allotment::{Resource, Subject};
 use anyhow::Result;
 use serde::{Serialize, Serializer};
 
-pub(crate) use self::table::table;
 use super::{
     options::Play,
     oracle::{self, Charge, Span},
@@ -69,6 +68,9 @@ pub(crate) struct LimitReport {
 #[derive(Debug, Serialize)]
 pub(crate) struct UserReport {
     pub(crate) user: String,
+    /// Which of the orgs, from 1 on; `None` if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) org: Option<usize>,
     pub(crate) wanted: u64,
     pub(crate) admitted: u64,
     #[serde(skip)]
@@ -91,7 +93,7 @@ impl Report {
     pub(crate) fn new(play: &Play, tally: &Tally, lasted: Duration) -> Result<Self> {
         let scenario = &play.scenario;
         let load = &scenario.load;
-        let subjects: Vec<Subject> = (0..load.users).map(|user| load.subject(&scenario.org, user)).collect();
+        let subjects: Vec<Subject> = (0..load.users()).map(|user| load.subject(&scenario.org, user)).collect();
         let admissions = tally.admissions();
         let limits = policy::rules(&play.policy, scenario.speed)?.into_iter().map(|rule| {
             let fullest = oracle::replay(&rule, &subjects, &admissions);
@@ -108,6 +110,7 @@ impl Report {
         let limits: Vec<_> = limits.collect();
         let users = tally.users.iter().enumerate().map(|(user, tally)| UserReport {
             user: load.name(user),
+            org: (load.orgs() > 1).then(|| load.group(user).org + 1),
             wanted: tally.wanted,
             admitted: tally.admitted,
             served: tally.served,
@@ -125,7 +128,7 @@ impl Report {
             admitted: tally.admitted.len() as u64,
             denied: tally.denied + tally.failed,
             upstream_refused: tally.refused,
-            quota_used: quota_used(play, tally, lasted),
+            quota_used: quota_used(play, tally, Period { from: MINUTE, until: lasted }, |_| true),
             wait_ms: waits(tally, scenario.speed),
             limits,
             users: users.collect(),
@@ -138,14 +141,38 @@ impl Report {
     }
 }
 
-fn quota_used(play: &Play, tally: &Tally, lasted: Duration) -> Option<f64> {
+/// A part of a run, in unscaled time since its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Period {
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+}
+
+/// The time average of how full the quotas of these orgs were, over a part of the run. `None` if nothing was admitted or the part is empty.
+pub(crate) fn quota_used(play: &Play, tally: &Tally, period: Period, of_org: impl Fn(usize) -> bool) -> Option<f64> {
+    let load = &play.scenario.load;
     let ms = |unscaled: Duration| u64::try_from(play.scenario.real(unscaled).as_millis()).unwrap_or(u64::MAX);
     let start_ms = tally.store_start_ms()?;
-    let span = Span { from_ms: start_ms + ms(MINUTE), until_ms: start_ms + ms(lasted) };
-    let served = tally.admitted.iter().filter(|(_, admitted)| !admitted.refused);
+    let span = Span { from_ms: start_ms + ms(period.from), until_ms: start_ms + ms(period.until) };
+    let served = tally.admitted.iter().filter(|(user, admitted)| !admitted.refused && of_org(load.group(*user).org));
     let charges = served.map(|(_, admitted)| Charge { at_ms: admitted.at_ms, amount: admitted.images });
     let fill = oracle::average_fill(charges, ms(MINUTE), span)?;
-    Some((fill / play.terms.images as f64 * 10_000.0).round() / 10_000.0)
+    let orgs = (0..load.orgs()).filter(|org| of_org(*org)).count();
+    Some(rounded(fill / (play.terms.images * orgs as u64) as f64))
+}
+
+/// The images admitted in a part of the run and not refused by the upstream.
+pub(crate) fn images_admitted(play: &Play, tally: &Tally, period: Period) -> u64 {
+    let ms = |unscaled: Duration| u64::try_from(play.scenario.real(unscaled).as_millis()).unwrap_or(u64::MAX);
+    let Some(start_ms) = tally.store_start_ms() else { return 0 };
+    let period = start_ms + ms(period.from)..start_ms + ms(period.until);
+    let admitted = tally.admitted.iter().map(|(_, admitted)| admitted).filter(|admitted| !admitted.refused);
+    admitted.filter(|admitted| period.contains(&admitted.at_ms)).map(|admitted| admitted.images).sum()
+}
+
+/// To four digits.
+pub(crate) fn rounded(share: f64) -> f64 {
+    (share * 10_000.0).round() / 10_000.0
 }
 
 fn waits(tally: &Tally, speed: f64) -> Waits {
@@ -156,7 +183,7 @@ fn waits(tally: &Tally, speed: f64) -> Waits {
 }
 
 /// The smallest of the sorted values that `percent` of them do not exceed; 0 of none.
-fn percentile(sorted: &[u64], percent: usize) -> u64 {
+pub(crate) fn percentile(sorted: &[u64], percent: usize) -> u64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }

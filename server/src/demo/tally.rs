@@ -1,5 +1,7 @@
 //! What has happened so far: the events of a run, gathered.
 
+use std::time::Duration;
+
 use allotment::Cost;
 
 use super::{
@@ -12,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) asked: u64,
     pub(crate) users: Vec<UserTally>,
     pub(crate) admitted: Vec<(usize, Admitted)>,
+    /// Every call that came to its end.
+    pub(crate) calls: Vec<CallTally>,
     pub(crate) denied: u64,
     pub(crate) refused: u64,
     pub(crate) failed: u64,
@@ -30,19 +34,44 @@ pub(crate) struct UserTally {
     pub(crate) served: u64,
 }
 
+/// A call that came to its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallTally {
+    pub(crate) user: usize,
+    /// Unscaled time since the start of the run.
+    pub(crate) asked_after: Duration,
+    /// In real time, if it was admitted and not refused by the upstream.
+    pub(crate) served_after: Option<Duration>,
+}
+
 impl Tally {
     pub(crate) fn new(users: usize) -> Self {
         let users = vec![UserTally::default(); users];
-        Self { asked: 0, users, admitted: Vec::new(), denied: 0, refused: 0, failed: 0, unsettled: 0, failure: None }
+        Self {
+            asked: 0,
+            users,
+            admitted: Vec::new(),
+            calls: Vec::new(),
+            denied: 0,
+            refused: 0,
+            failed: 0,
+            unsettled: 0,
+            failure: None,
+        }
     }
 
     pub(crate) fn count(&mut self, event: Event) {
-        let Event::Ended(Ended { user, outcome }) = event else {
+        let Event::Ended(Ended { user, asked_after, outcome }) = event else {
             self.asked += 1;
             return;
         };
         let Some(of_user) = self.users.get_mut(user) else { return };
         of_user.wanted += 1;
+        let served_after = match &outcome {
+            Outcome::Admitted(admitted) if !admitted.refused => Some(admitted.waited),
+            _ => None,
+        };
+        self.calls.push(CallTally { user, asked_after, served_after });
         match outcome {
             Outcome::Admitted(admitted) => {
                 of_user.admitted += 1;

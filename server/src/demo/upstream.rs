@@ -59,6 +59,8 @@ pub(crate) struct Terms {
 /// One call for images.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
+    /// Which of the orgs calls.
+    pub(crate) org: usize,
     pub(crate) images: u64,
     /// What the images will turn out to take.
     pub(crate) tokens: u64,
@@ -130,28 +132,30 @@ fn refusal(kind: &str, message: &str, hidden: bool) -> Response {
 
 /// The API while a run lasts: it tells the time by its own clock.
 pub(crate) struct LiveUpstream {
-    upstream: parking_lot::Mutex<Upstream>,
+    /// One for each org.
+    upstreams: parking_lot::Mutex<Vec<Upstream>>,
     started: Instant,
     speed: f64,
 }
 
 impl LiveUpstream {
-    /// An API whose minutes pass `speed` times as fast.
-    pub(crate) fn new(terms: &Terms, speed: f64) -> Self {
-        Self { upstream: parking_lot::Mutex::new(Upstream::new(terms)), started: Instant::now(), speed }
+    /// An API whose minutes pass `speed` times as fast, and that holds each of `orgs` orgs to the same terms.
+    pub(crate) fn new(terms: &Terms, orgs: usize, speed: f64) -> Self {
+        let upstreams = (0..orgs).map(|_| Upstream::new(terms)).collect();
+        Self { upstreams: parking_lot::Mutex::new(upstreams), started: Instant::now(), speed }
     }
 
     /// Answers a call that arrives now.
     pub(crate) fn answer(&self, request: &Request) -> Response {
-        let mut upstream = self.upstream.lock();
+        let mut upstreams = self.upstreams.lock();
         // Read under the lock: the calls then arrive in the order of their times.
         let at = self.started.elapsed().mul_f64(self.speed);
-        upstream.answer(at, request)
+        upstreams[request.org].answer(at, request)
     }
 
     /// How many calls it has refused.
     pub(crate) fn refused(&self) -> u64 {
-        self.upstream.lock().refused()
+        self.upstreams.lock().iter().map(Upstream::refused).sum()
     }
 }
 
@@ -159,7 +163,7 @@ impl LiveUpstream {
 mod tests {
     use super::*;
 
-    const ONE: Request = Request { images: 1, tokens: 100 };
+    const ONE: Request = Request { org: 0, images: 1, tokens: 100 };
 
     fn upstream(images: u64, enforcement: Enforcement) -> Upstream {
         Upstream::new(&Terms { images, tokens: 1_000_000, enforcement, hidden_errors: false })
@@ -209,7 +213,7 @@ mod tests {
     #[test]
     fn a_call_larger_than_a_quantums_share_takes_that_share() {
         let mut upstream = upstream(6, Enforcement::TenSeconds);
-        let four = Request { images: 4, tokens: 1 };
+        let four = Request { org: 0, images: 4, tokens: 1 };
         assert_eq!(upstream.answer(Duration::ZERO, &four).status, 200);
         assert_eq!(upstream.answer(Duration::from_secs(9), &ONE).status, 429);
         assert_eq!(upstream.answer(Duration::from_secs(10), &ONE).status, 200);
@@ -219,9 +223,9 @@ mod tests {
     fn a_refusal_charges_no_limit() {
         let terms = Terms { images: 10, tokens: 100, enforcement: Enforcement::Refill, hidden_errors: false };
         let mut upstream = Upstream::new(&terms);
-        let response = upstream.answer(Duration::ZERO, &Request { images: 10, tokens: 101 });
+        let response = upstream.answer(Duration::ZERO, &Request { org: 0, images: 10, tokens: 101 });
         assert_eq!(response.status, 429, "the tokens do not fit");
-        let response = upstream.answer(Duration::ZERO, &Request { images: 10, tokens: 100 });
+        let response = upstream.answer(Duration::ZERO, &Request { org: 0, images: 10, tokens: 100 });
         assert_eq!(response.status, 200, "the images of the refused call were not charged");
     }
 

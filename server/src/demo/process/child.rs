@@ -100,7 +100,7 @@ async fn play_scenario(
         stop: stopped,
         start: Instant::now() + Duration::from_millis(at_ms.saturating_sub(epoch_ms())),
     };
-    let users = (index..fleet.scenario.load.users).step_by(fleet.scenario.processes);
+    let users = (index..fleet.scenario.load.users()).step_by(fleet.scenario.processes);
     tokio::select! {
         () = fleet.run(users) => {}
         () = listen(lines, &parent.waiting, &stop) => bail!("the parent process has gone"),

@@ -15,11 +15,12 @@ const USERS_SHOWN: usize = 6;
 
 /// The report as text, with a last line that says what it means.
 pub(crate) fn table(report: &Report, play: &Play, tally: &Tally) -> String {
-    let parts = [setting(play), summary(report, tally), limits(report), users(report, play)];
+    let parts = [setting(play), summary(report, tally), limits(report), users(report)];
     format!("{}\n\n{}", parts.join("\n\n"), conclusion(report))
 }
 
-fn setting(play: &Play) -> String {
+/// What was played, and on what.
+pub(crate) fn setting(play: &Play) -> String {
     let scenario = &play.scenario;
     let enforcement = match play.terms.enforcement {
         Enforcement::Refill => "refilled continuously",
@@ -28,9 +29,11 @@ fn setting(play: &Play) -> String {
         Enforcement::TenSeconds => "and their share of each 10 s",
     };
     let hidden = if play.terms.hidden_errors { "; refusals come with status 200" } else { "" };
-    let mut text = format!("Simulated API: {} images a minute, {enforcement}{hidden}", play.terms.images);
+    let each =
+        if scenario.load.orgs() > 1 { format!(" for each of {} orgs", scenario.load.orgs()) } else { String::new() };
+    let mut text = format!("Simulated API: {} images a minute{each}, {enforcement}{hidden}", play.terms.images);
     let users =
-        format!("{} users in {}", scenario.load.users, counted(scenario.processes as u64, "process", "processes"));
+        format!("{} users in {}", scenario.load.users(), counted(scenario.processes as u64, "process", "processes"));
     let _ = write!(text, "\nLoad: {users}, seed {}, {} times as fast", scenario.load.seed, scenario.speed);
     if scenario.estimate_factor > 1.0 {
         let _ = write!(text, ", estimates {} times what is used", scenario.estimate_factor);
@@ -44,7 +47,8 @@ fn setting(play: &Play) -> String {
     text
 }
 
-fn summary(report: &Report, tally: &Tally) -> String {
+/// What came of all calls.
+pub(crate) fn summary(report: &Report, tally: &Tally) -> String {
     let mut table = plain();
     let share = |part: u64| format!("{part} ({})", percent(part as f64 / report.wanted.max(1) as f64));
     table.add_row(row("wanted", report.wanted));
@@ -70,7 +74,8 @@ fn summary(report: &Report, tally: &Tally) -> String {
     table.to_string()
 }
 
-fn limits(report: &Report) -> String {
+/// The fullest window of each limit.
+pub(crate) fn limits(report: &Report) -> String {
     let mut table = plain();
     table.set_header(["limit", "counts", "by", "amount", "margin", "window", "fullest window"]);
     for limit in &report.limits {
@@ -95,7 +100,7 @@ fn limits(report: &Report) -> String {
     table.to_string()
 }
 
-fn users(report: &Report, play: &Play) -> String {
+fn users(report: &Report) -> String {
     let mut table = plain();
     table.set_header(["user", "wanted", "admitted", "served", "share served"]);
     let mut users: Vec<&UserReport> = report.users.iter().collect();
@@ -108,7 +113,6 @@ fn users(report: &Report, play: &Play) -> String {
         let figures = [sum(|user| user.wanted), sum(|user| user.admitted), sum(|user| user.served)];
         rows.push((counted(rest.len() as u64, "other user", "other users"), figures));
     }
-    debug_assert_eq!(users.len(), play.scenario.load.users);
     for (name, figures) in rows {
         let share = percent(figures[2] as f64 / figures[0].max(1) as f64);
         let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
@@ -120,7 +124,8 @@ fn users(report: &Report, play: &Play) -> String {
     table.to_string()
 }
 
-fn conclusion(report: &Report) -> String {
+/// What the verdict is.
+pub(crate) fn conclusion(report: &Report) -> String {
     let over = report.limits.iter().filter(|limit| limit.over).count() as u64;
     let refused = counted(report.upstream_refused, "call", "calls");
     match report.verdict {
@@ -135,7 +140,8 @@ fn conclusion(report: &Report) -> String {
     }
 }
 
-fn plain() -> Table {
+/// A table without lines.
+pub(crate) fn plain() -> Table {
     let mut table = Table::new();
     table.load_style(LOOK);
     table
@@ -151,7 +157,7 @@ fn judged(value: impl ToString, bad: bool) -> Cell {
     if bad { cell.fg(Color::Red) } else { cell }
 }
 
-fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
