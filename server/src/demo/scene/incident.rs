@@ -5,6 +5,7 @@ use std::{fmt::Write, time::Duration};
 use allotment::{Limit, Policy};
 use anyhow::{Result, bail};
 use clap::Args;
+use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::{Defaults, SceneFlags, figures::Calls};
@@ -21,7 +22,7 @@ const GREEDY_PER_MINUTE: f64 = 10_000.0;
 const POOL: f64 = 4_000.0;
 /// More calls a minute than this, in one run, are not for one process.
 const CALLS_MAX: f64 = 200_000.0;
-const DEFAULTS: Defaults = Defaults { speed: 6.0, windows: 5, calls: 22_000.0 };
+const DEFAULTS: Defaults = Defaults { speed: 6.0, windows: 6, calls: 22_000.0 };
 const LIGHT: &str = "light";
 const GREEDY: &str = "greedy";
 /// The runs, one org each: what their callers do, and for how long they wait.
@@ -83,6 +84,7 @@ struct Run {
     greedy_served: Option<f64>,
     jain: Option<f64>,
     quota_used: Option<f64>,
+    quota_used_last_minute: Option<f64>,
 }
 
 impl IncidentArgs {
@@ -150,17 +152,21 @@ impl IncidentArgs {
         figures.set_header(["from the third window on", "callers give up at once", "callers wait up to 20 s"]);
         type Figure = fn(&Run) -> Option<f64>;
         let percent = |share: f64| table::percent(share);
-        let rows: [(&str, Figure, fn(f64) -> String); 6] = [
+        let rows: [(&str, Figure, fn(f64) -> String); 7] = [
             ("light users served", |run| run.light_served, percent),
             ("  in the first minute", |run| run.light_served_first_minute, percent),
             ("  wait p99", |run| run.light_wait_p99_s, |wait| format!("{wait:.1} s")),
             ("  Jain's index", |run| run.jain, |index| format!("{index:.4}")),
             ("greedy users served", |run| run.greedy_served, percent),
             ("quota used", |run| run.quota_used, percent),
+            ("  in the last minute", |run| run.quota_used_last_minute, percent),
         ];
         for (name, figure, spelled) in rows {
             let cells = runs.iter().map(|run| figure(run).map_or_else(|| "-".to_owned(), spelled));
             figures.add_row(std::iter::once(name.to_owned()).chain(cells));
+        }
+        for column in figures.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
         let _ = write!(text, "{figures}\n\n{}\n\n{}", table::summary(report, tally), table::limits(report));
         let _ = write!(text, "\n\n{}", table::conclusion(report));
@@ -177,6 +183,12 @@ impl Run {
         let greedy = Calls::of(played, GREEDY, org, settled);
         let whole = Period { from: Duration::ZERO, until: Duration::MAX };
         let first_minute = Period { from: Duration::ZERO, until: MINUTE.min(until) };
+        let used = |from| {
+            let period = Period { from, until: played.lasted };
+            quota_used(played.play, played.tally, period, |of| of == org)
+        };
+        // The first minute fills the quota.
+        let last_minute = played.lasted.checked_sub(MINUTE).filter(|from| *from >= MINUTE);
         Self {
             callers,
             org: org + 1,
@@ -186,12 +198,8 @@ impl Run {
             light_wait_p99_s: light.wait_p99_s().filter(|_| !patience.is_zero()),
             greedy_served: greedy.served(),
             jain: light.jain(),
-            quota_used: quota_used(
-                played.play,
-                played.tally,
-                Period { from: MINUTE * 2, until: played.lasted },
-                |of| of == org,
-            ),
+            quota_used: used(MINUTE * 2),
+            quota_used_last_minute: last_minute.and_then(used),
         }
     }
 }

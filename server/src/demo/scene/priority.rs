@@ -5,6 +5,7 @@ use std::{fmt::Write, time::Duration};
 use allotment::{Limit, Policy};
 use anyhow::Result;
 use clap::Args;
+use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::{Defaults, SceneFlags, figures::Calls};
@@ -65,6 +66,7 @@ struct Window {
 #[derive(Serialize)]
 struct Class {
     wanted: u64,
+    /// Of those that could wait as long as they would, before the end of the run.
     served: Option<f64>,
     wait_p99_s: Option<f64>,
 }
@@ -104,15 +106,21 @@ impl PriorityArgs {
 
     fn window(&self, played: Played<'_>, index: u32) -> Window {
         let period = Period { from: MINUTE * index, until: MINUTE * (index + 1) };
-        let class = |kind: &str| {
-            let calls = Calls::of(played, kind, 0, period);
-            Class { wanted: calls.wanted(), served: calls.served(), wait_p99_s: calls.wait_p99_s() }
+        let class = |kind: &str, patience| {
+            // Nobody waits beyond the end of the run: the last calls had not all the time they would have waited.
+            let until = period.until.min(played.lasted.saturating_sub(patience));
+            let settled = Calls::of(played, kind, 0, Period { until, ..period });
+            Class {
+                wanted: Calls::of(played, kind, 0, period).wanted(),
+                served: settled.served(),
+                wait_p99_s: settled.wait_p99_s(),
+            }
         };
         let images = images_admitted(played.play, played.tally, period);
         Window {
             window: u64::from(index) + 1,
-            interactive: class(INTERACTIVE),
-            batch: class(BATCH),
+            interactive: class(INTERACTIVE, INTERACTIVE_PATIENCE),
+            batch: class(BATCH, BATCH_PATIENCE),
             pool_used: rounded(images as f64 / self.pool as f64),
         }
     }
@@ -141,7 +149,7 @@ fn table_of(Played { play, tally, report, .. }: Played<'_>, windows: &[Window]) 
         figures.add_row(row);
     }
     for column in figures.column_iter_mut() {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        column.set_cell_alignment(CellAlignment::Right);
     }
     let _ = write!(text, "{figures}\n\n{}\n\n{}", table::summary(report, tally), table::limits(report));
     let _ = write!(text, "\n\n{}", table::conclusion(report));

@@ -1,0 +1,170 @@
+//! Short runs of the scenes: what they print, what they promise, and what they refuse.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy takes only the test functions themselves for tests")]
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Three windows of three seconds.
+const SHORT: [&str; 5] = ["--json", "--seconds", "180", "--speed", "20"];
+const INCIDENT: [&str; 6] = ["demo", "incident", "--pool", "400", "--light-users", "20"];
+const PRIORITY: [&str; 4] = ["demo", "priority", "--pool", "200"];
+
+fn allotment(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_allotment")).args(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The one object of a run that kept its promise.
+fn kept(args: &[&str]) -> Value {
+    let output = allotment(args);
+    let stdout = std::str::from_utf8(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}\n{}", stderr(&output));
+    assert_eq!(stdout.trim().lines().count(), 1, "one object and nothing else: {stdout}");
+    let report: Value = serde_json::from_str(stdout).unwrap();
+    assert_eq!((&report["store"], &report["upstream_refused"]), (&"memory".into(), &0.into()), "{report}");
+    let limit = &report["limits"][0];
+    assert!(limit["fullest_window"].as_u64() <= limit["amount"].as_u64(), "{limit}");
+    assert!(limit["fullest_window"].as_u64() > Some(0), "the replay saw the traffic");
+    let count = |key: &str| report[key].as_u64().unwrap();
+    assert_eq!(count("wanted"), count("admitted") + count("denied"), "{report}");
+    report
+}
+
+fn share(value: &Value) -> f64 {
+    let share = value.as_f64().unwrap_or_else(|| panic!("no share: {value}"));
+    assert!((0.0..=1.0).contains(&share), "{share}");
+    share
+}
+
+#[test]
+fn fair_share_serves_the_light_beside_a_greedy_user() {
+    let fair = kept(&[&INCIDENT[..], &SHORT].concat());
+    let unfair = kept(&[&INCIDENT[..], &SHORT, &["--without-fair-share"]].concat());
+    for (report, fair_share) in [(&fair, true), (&unfair, false)] {
+        assert_eq!((&report["pool"], &report["fair_share"]), (&400.into(), &fair_share.into()));
+        assert_eq!(
+            (&report["light_users"], &report["greedy"], &report["speed"]),
+            (&20.into(), &1.into(), &20.0.into())
+        );
+        let runs = report["runs"].as_array().unwrap();
+        let callers: Vec<_> = runs.iter().map(|run| run["callers"].as_str().unwrap()).collect();
+        assert_eq!(callers, ["give_up", "wait"]);
+        for run in runs {
+            for key in ["light_served", "light_served_first_minute", "greedy_served", "jain", "quota_used"] {
+                share(&run[key]);
+            }
+        }
+        assert_eq!(runs[0]["wanted"], runs[1]["wanted"], "both runs meet the same calls");
+        assert!(runs[0]["light_wait_p99_s"].is_null() && runs[1]["light_wait_p99_s"].is_number(), "{report}");
+        assert_eq!(runs.iter().map(|run| run["wanted"].as_u64().unwrap()).sum::<u64>(), report["wanted"]);
+        assert_eq!(report["users"].as_array().unwrap().len(), 42);
+    }
+    let served = |report: &Value| share(&report["runs"][0]["light_served"]);
+    assert!(served(&fair) > served(&unfair) + 0.2, "{} with, {} without", served(&fair), served(&unfair));
+}
+
+#[test]
+fn the_priorities_are_reported_by_class_and_window() {
+    let report = kept(&[&PRIORITY[..], &SHORT].concat());
+    let windows = report["windows"].as_array().unwrap();
+    assert_eq!(windows.len(), 3);
+    let wanted = |class: &str| windows.iter().map(|window| window[class]["wanted"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(wanted("interactive") + wanted("batch"), report["wanted"]);
+    for (index, window) in windows.iter().enumerate() {
+        assert_eq!(window["window"], index + 1);
+        share(&window["pool_used"]);
+        share(&window["interactive"]["served"]);
+        assert!(window["interactive"]["wait_p99_s"].is_number(), "{window}");
+    }
+    assert!(share(&windows[1]["batch"]["served"]) < 1.0, "batch wants twice the pool");
+    assert!(windows[2]["batch"]["served"].is_null(), "none of the last minute had the time to wait");
+    let interactive = |index: usize| windows[index]["interactive"]["wanted"].as_u64().unwrap();
+    assert!(interactive(2) > 3 * interactive(0), "ten times as much from the middle on");
+}
+
+#[test]
+fn a_run_that_is_too_short_for_a_figure_has_none() {
+    let report = kept(&[&INCIDENT[..], &["--json", "--seconds", "90", "--speed", "30"]].concat());
+    for run in report["runs"].as_array().unwrap() {
+        for key in ["light_served", "light_wait_p99_s", "greedy_served", "jain", "quota_used", "quota_used_last_minute"]
+        {
+            assert!(run[key].is_null(), "{key}: {run}");
+        }
+    }
+}
+
+#[test]
+fn the_tables_are_for_people_and_their_end_is_nobodys_panic() {
+    let short = ["--seconds", "60", "--speed", "30"];
+    for (scene, parts) in [
+        (&INCIDENT[..], ["shared fairly", "light users served", "Jain's index", "No rolling window"]),
+        (&PRIORITY[..], ["Batch wants 200 %", "wait p99", "pool used", "No rolling window"]),
+    ] {
+        let output = allotment(&[scene, &short].concat());
+        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+        assert!(parts.iter().all(|part| stdout.contains(part)), "{stdout}");
+
+        let mut command = Command::new(env!("CARGO_BIN_EXE_allotment"));
+        let mut child = command.args(scene).args(short).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_scene_and_reports_what_happened() {
+    use std::io::BufRead;
+    for scene in ["incident", "priority"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_allotment"));
+        let command = command.args(["demo", scene, "--pool", "200", "--json", "--seconds", "3600", "--speed", "10"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = String::new();
+        std::io::BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
+        // Some traffic must have passed; nothing outside tells when.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(report["wanted"].as_u64().unwrap() > 0 && report["seconds"].as_u64().unwrap() < 3_600, "{report}");
+    }
+}
+
+#[test]
+fn a_bad_flag_is_named_with_its_value_and_what_is_allowed() {
+    for (args, expected) in [
+        (vec!["incident", "--pool", "99"], ["'99'", "--pool", "from 100 to 100000"]),
+        (vec!["incident", "--light-users", "0"], ["'0'", "--light-users", "from 1 to 5000"]),
+        (vec!["incident", "--light-rate", "NaN"], ["'NaN'", "--light-rate", "from 0.1 to 1000"]),
+        (vec!["incident", "--light-rate", "-1"], ["'-1'", "--light-rate", "from 0.1 to 1000"]),
+        (vec!["incident", "--greedy", "101"], ["'101'", "--greedy", "from 1 to 100"]),
+        (vec!["incident", "--greedy", "100"], ["--greedy 100", "--pool 4000", "at most 200000"]),
+        (
+            vec!["incident", "--light-users", "5000", "--light-rate", "900"],
+            ["--light-users 5000", "--light-rate 900", "at most 200000"],
+        ),
+        (vec!["incident", "--speed", "61"], ["'61'", "--speed", "from 1 to 60"]),
+        (vec!["incident", "--redis", "localhost"], ["'localhost'", "--redis", "redis://localhost:6379"]),
+        (vec!["incident", "--quota", "5"], ["--quota", "unexpected", "Usage"]),
+        (vec!["priority", "--pool", "0"], ["'0'", "--pool", "from 100 to 20000"]),
+        (vec!["priority", "--seconds", "0"], ["'0'", "--seconds", "from 1 to 86400"]),
+        (vec!["priority", "--seed", "-1"], ["'-1'", "--seed", "whole number"]),
+        (vec!["--quota", "5", "incident"], ["incident", "cannot be used with", "--quota"]),
+        (vec!["incidents"], ["incidents", "unrecognized", "Usage"]),
+    ] {
+        let output = allotment(&[&["demo"], args.as_slice()].concat());
+        let stderr = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        for part in expected {
+            assert!(stderr.contains(part), "{args:?}: no {part:?} in {stderr}");
+        }
+    }
+}
