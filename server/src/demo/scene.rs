@@ -46,7 +46,7 @@ pub(crate) struct SceneFlags {
     #[arg(long, value_name = "TIMES", value_parser = number(1.0..=SPEED_MAX), allow_negative_numbers = true)]
     speed: Option<f64>,
 
-    /// Seconds of traffic, before they are sped up [default: a few windows, see docs/demo.md]
+    /// Seconds of traffic, before they are sped up [default: 60 real seconds at the default speed]
     #[arg(long, value_name = "SECONDS", value_parser = whole(1..=86_400), allow_negative_numbers = true)]
     seconds: Option<u64>,
 

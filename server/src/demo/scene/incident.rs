@@ -69,6 +69,9 @@ struct Incident<'a> {
     runs: Vec<Run>,
 }
 
+/// A row of the table: its name, the figure, and how that is spelled.
+type Row = (&'static str, fn(&Run) -> Option<f64>, fn(f64) -> String);
+
 /// How the users of one run fared. Figures without a name of a time are of the calls asked from the third window on.
 #[derive(Serialize)]
 struct Run {
@@ -150,9 +153,8 @@ impl IncidentArgs {
         );
         let mut figures = table::plain();
         figures.set_header(["from the third window on", "callers give up at once", "callers wait up to 20 s"]);
-        type Figure = fn(&Run) -> Option<f64>;
         let percent = |share: f64| table::percent(share);
-        let rows: [(&str, Figure, fn(f64) -> String); 7] = [
+        let rows: [Row; 7] = [
             ("light users served", |run| run.light_served, percent),
             ("  in the first minute", |run| run.light_served_first_minute, percent),
             ("  wait p99", |run| run.light_wait_p99_s, |wait| format!("{wait:.1} s")),
