@@ -4,6 +4,7 @@
 
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "redis")]
 use tokio::runtime::Handle;
 
 use crate::{
@@ -22,6 +23,7 @@ pub struct Lease {
     id: ReservationId,
     token: u64,
     beating: Arc<Beating>,
+    #[cfg(feature = "redis")]
     runtime: Option<Handle>,
     ended: bool,
 }
@@ -34,8 +36,17 @@ impl Lease {
         token: u64,
         beating: Arc<Beating>,
     ) -> Self {
-        let runtime = Handle::try_current().ok();
-        Self { dispatch: Arc::clone(dispatch), org: Arc::clone(org), id, token, beating, runtime, ended: false }
+        let (dispatch, org) = (Arc::clone(dispatch), Arc::clone(org));
+        Self {
+            dispatch,
+            org,
+            id,
+            token,
+            beating,
+            #[cfg(feature = "redis")]
+            runtime: Handle::try_current().ok(),
+            ended: false,
+        }
     }
 
     /// The fencing token: larger than that of every lease taken before on the same slots.

@@ -123,8 +123,9 @@ impl Leases {
             };
             let mut renewed = renewed.into_iter();
             for (_, beating) in &beating {
-                let all = renewed.by_ref().take(beating.slots.len()).fold(true, |all, renewed| all && renewed);
-                beating.is_renewed(all, sent_ms + self.lease_ms, self.clock.now_ms());
+                // every one of them is taken, whatever the first says
+                let lost = renewed.by_ref().take(beating.slots.len()).filter(|renewed| !renewed).count();
+                beating.is_renewed(lost == 0, sent_ms + self.lease_ms, self.clock.now_ms());
             }
         }
     }

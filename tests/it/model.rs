@@ -141,7 +141,7 @@ impl History {
             // who pays more weighs more; whether the call is noted is the client's to know
             let weight = [1, 1, 4, 300][name.len() % 4];
             let notes = self.random.random_range(0..3);
-            (amounts[place] > 0).then(|| RawFair { pool: 0, user: 1, place, limit, weight, name, notes })
+            (amounts[place] > 0).then_some(RawFair { pool: 0, user: 1, place, limit, weight, name, notes })
         };
         let name = asked.last().and_then(|asked| asked.ledger.user.clone());
         let of_user = self.slots[1].filter(|_| name.is_some()).map(|amount| (name, amount));

@@ -15,7 +15,7 @@ pub(crate) enum Gate {
 
 /// An admitted call.
 pub(crate) enum Pass {
-    Permit(Permit),
+    Permit(Box<Permit>),
     Open { at_ms: u64 },
 }
 
@@ -50,9 +50,12 @@ impl Gate {
         max_wait: Duration,
     ) -> Result<Pass, Error> {
         match self {
-            Self::Limited(limiter) => {
-                limiter.priority(class).acquire(subject, estimate).max_wait(max_wait).await.map(Pass::Permit)
-            }
+            Self::Limited(limiter) => limiter
+                .priority(class)
+                .acquire(subject, estimate)
+                .max_wait(max_wait)
+                .await
+                .map(|permit| Pass::Permit(Box::new(permit))),
             Self::Open => Ok(Pass::Open { at_ms: epoch_ms() }),
         }
     }
