@@ -10,12 +10,12 @@
 --                    records    hash     reservations that no ledger carries, by id
 -- ARGV  1            packed     n ledgers I2, m requests I2, p pools I2, s sets of slots I2
 --                               per ledger: window I6 (ms, 1000 to 31 days), home I1 (1: its entries may carry reservations)
---                               per pool: ledger I2, place of the resource in it I1, limit I6
+--                               per pool: ledger I2, place of the resource in it I1
 --                               per request: id c16, moves_up I1 (2: the subject is blocked, and nothing is asked), max_wait I6 (ms; 0: now or
 --                               nothing), home I2 (a ledger; 0: none), records I2 (a place in KEYS), ledgers asked I1, pools asked I1,
 --                               sets asked I1, version of the controls it knows I6, until when they are those I6; then per ledger asked:
 --                               ledger I2, three amounts I6, three bounds I6 (what a window may already hold; 2^48 - 1: any),
---                               horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2,
+--                               horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2, limit I6,
 --                               notes I1 (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
 -- RETURNS packed: now I6, epoch c8; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
@@ -34,19 +34,20 @@
 
 local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBBI6I6', 42
 local ASK, ASK_SIZE = '<I2I6I6I6I6I6I6I6', 44
-local FAIR, HEAVY_PARTS = '<I2BBI2BI2c0', 16
+local FAIR, HEAVY_PARTS = '<I2BBI2I6BI2c0', 16
 local ASK_SUMMARY, ASK_AMOUNTS = '<I2I6I6I6I6I6I6', '<I2I6I6I6'
 local ADMITTED, DENIED = 1, 2
 
--- Controls bind from the next decision on: a request that knows others is told so. A new head does not know whether there are any.
+-- Controls bind from the next decision on: a request that knows others is told so. The head says 1 where there may be some, 2 where there
+-- are none, and 0 where whoever made it did not look.
 local controls_version = 0
-if flags > 0 or not head then
+if flags ~= 2 then
   local version = try('HGET', keys[slots_from + slots_asked + 1], 'version')
   if type(version) == 'table' then
     return redis.error_reply('ALLOTFORMAT controls')
   end
   controls_version = version and version + 0 or 0
-  flags = version and 1 or 0
+  flags = version and 1 or 2
 end
 -- the first part of the answer is time and epoch
 answers_epoch, replied = true, 1

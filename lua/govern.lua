@@ -13,12 +13,12 @@
 -- COST  1 TIME, 1 GET, 1 HGETALL, at most 2 HSET, 1 HDEL per expired control, 1 XADD, 2 PEXPIRE, 1 SETRANGE
 -- TTL   controls: as long as its longest control, and none while one has no end; audit: 90 days after its last entry
 -- PRE   the text is one that src/control.rs can read
--- MODEL src/store/memory.rs; tests/it/controls.rs holds the two together
+-- MODEL src/store/memory/book.rs; tests/it/model.rs holds the two together
 
 local read, pack, format = struct.unpack, struct.pack, string.format
 local head_key, controls_key, audit_key = KEYS[1], KEYS[2], KEYS[3]
 local id, control, after, by, what = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4], ARGV[5]
-local CONTROLS_MAX, AUDIT_MAX, AUDIT_MS = 1000, '1000', '7776000000'
+local CONTROLS_MAX, AUDIT_MAX, AUDIT_MS, FORGOTTEN_MS = 1000, '1000', '7776000000', '74999'
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
@@ -72,15 +72,16 @@ if changed then
     redis.call('HSET', controls_key, id, value)
   end
 end
-if count == 0 then
-  version = 0
-  redis.call('DEL', controls_key)
-else
+if count == 0 and changed then
+  -- the version is remembered until it cannot come back
+  redis.call('HSET', controls_key, 'version', format('%.0f', version))
+  redis.call('PEXPIRE', controls_key, FORGOTTEN_MS)
+elseif count > 0 then
   redis.call('HSET', controls_key, 'version', format('%.0f', version))
   if endless then
     redis.call('PERSIST', controls_key)
   else
-    redis.call('PEXPIRE', controls_key, format('%.0f', latest - now + 1))
+    redis.call('PEXPIRE', controls_key, format('%.0f', math.max(latest - now - 1, 1)))
   end
   if head then
     -- who decides next looks

@@ -30,6 +30,9 @@ for i = 1, count do
   end
 end
 for k in pairs(sets) do
-  redis.call('PEXPIRE', KEYS[k], format('%.0f', math.max(lease * 2, 75000)))
+  -- another's leases may be longer
+  if redis.call('PTTL', KEYS[k]) < math.max(lease * 2, 75000) then
+    redis.call('PEXPIRE', KEYS[k], format('%.0f', math.max(lease * 2, 75000)))
+  end
 end
 return table.concat(renewed)

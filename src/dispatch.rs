@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
     plan::Plan,
-    store::{AcquireRequest, Answer, Notes, ReservationId, SettleRequest, Settled, Store},
+    store::{AcquireRequest, Answer, Notes, ReservationId, SettleRequest, Settled, Store, keyspace::LedgerKey},
 };
 #[cfg(feature = "redis")]
 use crate::{dispatch::lanes::Lanes, telemetry};
@@ -114,8 +114,8 @@ impl Dispatch {
     }
 
     /// What pools that are shared fairly should note of who asks; `window_ms` is the shortest of theirs.
-    pub(crate) fn notes(&self, org: &str, user: &str, window_ms: u64) -> Notes {
-        self.presence.note(org, user, window_ms, self.clock.now_ms())
+    pub(crate) fn notes(&self, org: &str, user: &str, pools: Vec<&LedgerKey>, window_ms: u64) -> Notes {
+        self.presence.note((org, user, pools), window_ms, self.clock.now_ms())
     }
 
     /// Takes a place in line; `wake` is notified when there may be a better one.

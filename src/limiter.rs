@@ -323,17 +323,20 @@ impl Asking<'_> {
             if self.plan.is_unlimited() {
                 return Ok(Asked::without_store(Outcome::Admitted(self.unlimited())));
             }
-            if !self.plan.is_blocked()
-                && let Some(denial) = self.never().await?
-            {
-                return Ok(Asked::without_store(Outcome::Denied(denial)));
-            }
             let (unclaimed, sent_ms) = (self.unclaimed(), self.dispatch.clock.now_ms());
             let answer = self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await?;
             if answer.verdict == Verdict::Stale {
-                unclaimed.claim();
+                // an answer before this one may have been lost: whatever it charged is given back
+                drop(unclaimed);
+                self.id = ReservationId::new();
                 self.plan_anew().await?;
                 continue;
+            }
+            if !self.plan.is_blocked()
+                && let Some(denial) = self.never().await?
+            {
+                unclaimed.claim();
+                return Ok(Asked::without_store(Outcome::Denied(denial)));
             }
             let outcome = self.outcome(&answer, sent_ms, max_wait_ms)?;
             return Ok(Asked { outcome, answer: Some(answer), unclaimed: Some(unclaimed) });
@@ -342,12 +345,12 @@ impl Asking<'_> {
     }
 
     fn request(&self, max_wait_ms: u64) -> AcquireRequest {
-        if self.plan.is_blocked() {
+        if self.plan.is_blocked() || self.plan.never().is_some() {
             return self.plan.blocked_request(self.id);
         }
         let mut request = self.plan.acquire_request(self.id, max_wait_ms);
-        if let Some((user, window_ms)) = self.plan.sharer() {
-            request.notes = self.dispatch.notes(&self.org, user, window_ms);
+        if let Some((user, pools, window_ms)) = self.plan.sharer() {
+            request.notes = self.dispatch.notes(&self.org, user, pools, window_ms);
         }
         request.lease_ms = self.dispatch.leases.lease_ms;
         request
@@ -356,8 +359,8 @@ impl Asking<'_> {
     /// Plans by the controls that the org has now. One round trip.
     async fn plan_anew(&mut self) -> Result<(), Error> {
         let controls = self.limiter.core.governing.refresh(&self.dispatch.store, &self.org).await?;
-        let policy = self.limiter.core.policies.of(&self.org).await?;
-        let cost = self.plan.cost().clone();
+        // the policy stays: it says where a place that is booked is charged
+        let (policy, cost) = (self.plan.policy(), self.plan.cost().clone());
         self.plan = Arc::new(Plan::new(policy, self.subject, cost, &self.limiter.class, &controls)?);
         Ok(())
     }

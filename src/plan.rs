@@ -99,6 +99,8 @@ struct Check {
     place: usize,
     /// What the rule enforces for this call: by the controls of its org, less the headroom of its class.
     amount: u64,
+    /// The same before the headroom: the pool that all classes share.
+    whole: u64,
     /// Counts and does not deny.
     shadow: bool,
     /// Another amount that is tried beside the rule's own.
@@ -152,8 +154,9 @@ impl Plan {
             } else {
                 whole = (rule.amount.max(1), amount);
             }
-            let (amount, shadow) = (less(amount, headroom_ppm), shadow || rule.shadow);
-            let check = Check { rule: rule_index, ledger, place, amount, shadow, candidate: false };
+            let (whole_amount, amount, shadow) = (amount, less(amount, headroom_ppm), shadow || rule.shadow);
+            let check =
+                Check { rule: rule_index, ledger, place, amount, whole: whole_amount, shadow, candidate: false };
             plan.checks.push(check);
             if !shadow {
                 plan.tighten(&check, rule);
@@ -214,10 +217,13 @@ impl Plan {
         for index in 0..self.checks.len() {
             let check = self.checks[index];
             let rule = &policy.rules[check.rule];
-            if rule.fair && !check.shadow && self.cost.of(&rule.resource) > 0 {
+            if rule.fair && !check.candidate && self.cost.of(&rule.resource) > 0 {
                 let of_user = self.ledger_of(rule, &rule.scope_of_each_user(), subject);
-                // the pool is the same for every class
-                let (pool, place, limit) = (check.ledger, check.place, rule.amount);
+                if check.shadow {
+                    // what the user takes is counted all the same
+                    continue;
+                }
+                let (pool, place, limit) = (check.ledger, check.place, check.whole);
                 let ask = FairAsk { pool, user: of_user, place, limit, member: member.clone() };
                 self.fair.push(PlannedFair { rule: check.rule, ask });
             }
@@ -283,12 +289,16 @@ impl Plan {
         self.checks.is_empty() && self.slots.is_empty()
     }
 
+    pub(crate) fn policy(&self) -> Arc<Compiled> {
+        Arc::clone(&self.policy)
+    }
+
     /// Whether an operator has blocked the subject.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.is_some()
     }
 
-    /// Asks whether the controls are still those that block.
+    /// Asks whether the controls are still those by which the call cannot be.
     pub(crate) fn blocked_request(&self, id: ReservationId) -> AcquireRequest {
         let nothing =
             AcquireRequest { ledgers: Vec::new(), fair: Vec::new(), slots: Vec::new(), ..self.acquire_request(id, 0) };
@@ -319,10 +329,11 @@ impl Plan {
         }
     }
 
-    /// The user who shares limits fairly with others, and the shortest window of those.
-    pub(crate) fn sharer(&self) -> Option<(&str, u64)> {
+    /// The user who shares limits fairly with others, their pools, and the shortest window of those.
+    pub(crate) fn sharer(&self) -> Option<(&str, Vec<&LedgerKey>, u64)> {
         let window_ms = |fair: &PlannedFair| self.ledgers[fair.ask.pool].asked.window_ms;
-        Some((&*self.fair.first()?.ask.member.1, self.fair.iter().map(window_ms).min()?))
+        let pools = self.fair.iter().map(|fair| &self.ledgers[fair.ask.pool].asked.key).collect();
+        Some((&*self.fair.first()?.ask.member.1, pools, self.fair.iter().map(window_ms).min()?))
     }
 
     /// Settles with `actual`, or gives everything back. A resource that `actual` does not name keeps its estimate.

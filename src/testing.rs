@@ -8,8 +8,8 @@ use crate::{
     clock::{Clock, ManualClock},
     error::Error,
     store::{
-        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, InspectRequest, Lease, Notes, ReservationId,
-        SettleRequest, Settled, SettledLedger, Store, Verdict,
+        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, Governed, InspectRequest, Lease, Notes,
+        ReservationId, SettleRequest, Settled, SettledLedger, Store, Verdict,
         keyspace::{LedgerKey, SlotsKey},
         memory::MemoryStore,
     },
@@ -230,6 +230,28 @@ impl RawStore {
         self.0.renew(org, &leases.iter().map(lease).collect::<Vec<_>>(), RAW_LEASE_MS).await
     }
 
+    /// Sets a control, or removes it; says whether anything changed.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn govern(&self, org: &str, id: &str, text: Option<&str>, after_ms: Option<u64>) -> Result<bool, Error> {
+        let (id, control) = (id.to_owned(), text.map(str::to_owned));
+        self.0.govern(org, &Governed { what: id.clone(), id, control, after_ms, by: "test".to_owned() }).await
+    }
+
+    /// The version of the controls, and their texts, each with when it expires.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn controls(&self, org: &str) -> Result<(u64, RawControls), Error> {
+        let stored = self.0.controls(org, 0).await?;
+        let mut controls = stored.controls;
+        controls.sort();
+        Ok((stored.version, controls))
+    }
+
     /// Empties the past of ledgers.
     ///
     /// # Errors
@@ -239,6 +261,9 @@ impl RawStore {
         self.0.reset(org, &inspect_request(ledgers)).await
     }
 }
+
+/// Texts of controls, and when each expires.
+pub type RawControls = Vec<(String, Option<u64>)>;
 
 /// Times and amounts.
 pub type RawEntries = Vec<(u64, [u64; 3])>;

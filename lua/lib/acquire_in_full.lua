@@ -36,7 +36,7 @@ local function decide(id, moves_up, max_wait, home, records_key, count, shares, 
       life = log.window
     end
   end
-  local carrier = asks[1]
+  local carrier = asks[1] or { 0, 0, 0, 0 }
   for j = 1, count do
     if asks[j][1] == home then
       carrier = asks[j]
@@ -139,7 +139,7 @@ while answered < requests do
   local sets_at = from + count * ASK_SIZE
   answered, position, token = answered + 1, sets_at + sets * SLOTS_SIZE, 0
   for _ = 1, shares do
-    local _, _, _, _, _, _, after = read(FAIR, args, position)
+    local _, _, _, _, _, _, _, after = read(FAIR, args, position)
     position = after
   end
   local code, at, kept_by, asks, standings, setter

@@ -128,8 +128,10 @@
     end
     if not carrier then
       -- no ledger carries it: a hash does, with what is charged on its home, or else on its first ledger
-      local _, a1, a2, a3 = read(ASK_AMOUNTS, asked, from)
-      local life = 60000
+      local _, a1, a2, a3, life = 0, 0, 0, 0, 60000
+      if count > 0 then
+        _, a1, a2, a3 = read(ASK_AMOUNTS, asked, from)
+      end
       for at = from, till, ASK_SIZE do
         local k = read('<I2', asked, at)
         if k == home then

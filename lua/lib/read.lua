@@ -116,7 +116,7 @@ local POOL, POOL_SIZE, POOL_VERSION = '<dI6BI6I6B', 28, 1
 -- Of lib/lease.lua: sets of slots, by number; their keys come after this one.
 local slots, slots_from = slots_asked > 0 and {}, ledgers + 3 * pools_asked + 1
 local pools_position = position
-position = position + pools_asked * 9
+position = position + pools_asked * 3
 local first_request = position
 -- Reservations that no ledger carries, by id, as this call leaves them; the place in KEYS of the hash of each, and until when each hash
 -- must last.

@@ -92,8 +92,10 @@ for k, set in pairs(slots or {}) do
     for id, expires_at in pairs(set.taken) do
       call('ZADD', key, format('%.0f', expires_at), id)
     end
-    local life = format('%.0f', math.max(set.life * 2, 75000))
-    call('PEXPIRE', key, life)
+    -- another's leases may be longer
+    if call('PTTL', key) < math.max(set.life * 2, 75000) then
+      call('PEXPIRE', key, format('%.0f', math.max(set.life * 2, 75000)))
+    end
   end
 end
 if recorded then

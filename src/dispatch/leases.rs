@@ -21,6 +21,8 @@ use crate::{
 
 /// Renewals within the life of a lease.
 const BEATS: u64 = 3;
+/// Leases of an org that are renewed in one call.
+const RENEWED_MAX: usize = 256;
 
 /// The leases of every org.
 #[derive(Debug)]
@@ -117,14 +119,22 @@ impl Leases {
             };
             let leases: Vec<_> = beating.iter().flat_map(lease).collect();
             let sent_ms = self.clock.now_ms();
-            let Ok(renewed) = self.store.renew(&org, &leases, self.lease_ms).await else {
-                // they live on as long as they are known to
-                continue;
-            };
+            let mut renewed = Vec::with_capacity(leases.len());
+            for some in leases.chunks(RENEWED_MAX) {
+                match self.store.renew(&org, some, self.lease_ms).await {
+                    Ok(some) => renewed.extend(some),
+                    Err(_) => break,
+                }
+            }
+            // those without an answer live on as long as they are known to
             let mut renewed = renewed.into_iter();
             for (_, beating) in &beating {
                 // every one of them is taken, whatever the first says
-                let lost = renewed.by_ref().take(beating.slots.len()).filter(|renewed| !renewed).count();
+                let of_this: Vec<_> = renewed.by_ref().take(beating.slots.len()).collect();
+                if of_this.len() < beating.slots.len() {
+                    break;
+                }
+                let lost = of_this.iter().filter(|renewed| !**renewed).count();
                 beating.is_renewed(lost == 0, sent_ms + self.lease_ms, self.clock.now_ms());
             }
         }
@@ -146,8 +156,20 @@ impl Beating {
     }
 }
 
+/// However a heartbeat ends, also with its runtime: the next lease starts another one.
+struct Ends(Weak<Leases>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if let Some(leases) = self.0.upgrade() {
+            leases.held.lock().beats = false;
+        }
+    }
+}
+
 /// Renews until the limiter is gone or holds no lease any more.
 async fn beat(leases: Weak<Leases>) {
+    let _ends = Ends(Weak::clone(&leases));
     let Some((clock, pause_ms)) = leases.upgrade().map(|leases| (leases.clock.clone(), leases.lease_ms / BEATS)) else {
         return;
     };

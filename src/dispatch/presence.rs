@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
 };
 
 use parking_lot::Mutex;
@@ -14,7 +14,7 @@ use crate::{calendar::fair::tick_ms, store::Notes};
 /// Users kept before those of long ago are dropped for the first time.
 const KEPT_MIN: usize = 1_024;
 
-/// By a hash of org and user: should two have the same one, one of them is noted later.
+/// By a hash of org, user and pools: should two have the same one, one of them is noted later.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     random: RandomState,
@@ -34,9 +34,9 @@ struct Noted {
 }
 
 impl Presence {
-    /// What the pools of a call should note of its user; `window_ms` is their shortest.
-    pub(crate) fn note(&self, org: &str, user: &str, window_ms: u64, now_ms: u64) -> Notes {
-        let key = self.random.hash_one((org, user));
+    /// What the pools of a call should note of its user: `who` are org, user and pools, `window_ms` is the shortest window of those.
+    pub(crate) fn note(&self, who: impl Hash, window_ms: u64, now_ms: u64) -> Notes {
+        let key = self.random.hash_one(who);
         let mut users = self.users.lock();
         if users.noted.len() > users.dropped_at.max(KEPT_MIN) {
             users.noted.retain(|_, noted| noted.user_until_ms > now_ms);
@@ -62,12 +62,15 @@ mod tests {
     #[test]
     fn a_user_is_noted_twice_a_window_and_if_heavy_at_every_tick() {
         let presence = Presence::default();
-        let note = |user, now_ms| presence.note("acme", user, 60_000, now_ms);
+        let note = |user, now_ms| presence.note(("acme", user), 60_000, now_ms);
         assert_eq!(note("alice", 10_000), Notes::User);
         assert_eq!(note("alice", 10_999), Notes::Nobody);
         assert_eq!(note("alice", 11_000), Notes::Heavy);
         assert_eq!(note("alice", 11_001), Notes::Nobody);
-        assert_eq!((note("bob", 11_001), presence.note("other", "alice", 60_000, 11_001)), (Notes::User, Notes::User));
+        assert_eq!(
+            (note("bob", 11_001), presence.note(("other", "alice"), 60_000, 11_001)),
+            (Notes::User, Notes::User)
+        );
         assert_eq!(note("alice", 40_000), Notes::User);
     }
 
@@ -76,7 +79,7 @@ mod tests {
         let presence = Presence::default();
         for second in 0..100 {
             for user in 0..100 {
-                presence.note("acme", &format!("{second} {user}"), 2_000, second * 1_000);
+                presence.note((second, user), 2_000, second * 1_000);
             }
         }
         assert!(presence.users.lock().noted.len() <= KEPT_MIN + 200, "{}", presence.users.lock().noted.len());

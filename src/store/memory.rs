@@ -20,8 +20,8 @@ use crate::{
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, AskedLedger, Contents, Ending, Governed, InspectRequest, Inspected, Lease, LedgerState,
-        Notes, ReservationId, SettleRequest, Settled, StoredControls, Verdict,
+        AcquireRequest, Answer, AskedLedger, AskedSlots, Contents, Ending, Governed, InspectRequest, Inspected, Lease,
+        LedgerState, Notes, ReservationId, SettleRequest, Settled, StoredControls, Verdict,
         keyspace::{LedgerKey, SlotsKey},
     },
 };
@@ -161,7 +161,7 @@ impl Org {
             let verdict = if version == self.book.version(now) && in_time { blocked } else { Verdict::Stale };
             let nothing = vec![LedgerState::default(); request.ledgers.len()];
             let standings = vec![Standing::default(); request.fair.len()];
-            let in_flight = vec![0; request.slots.len()];
+            let in_flight = self.in_flight(request, now);
             return Answer { verdict, now, ledgers: nothing, standings, token: 0, in_flight };
         }
         for asked in &request.ledgers {
@@ -188,8 +188,14 @@ impl Org {
             None => self.decide(request, now, &mut standings, &mut token),
         };
         let ledgers = request.ledgers.iter().map(|asked| self.ledgers.get(&asked.key).map(state).unwrap_or_default());
-        let in_flight = request.slots.iter().map(|asked| self.slots.get(&asked.key).map_or(0, |slots| slots.live(now)));
-        Answer { verdict, now, ledgers: ledgers.collect(), standings, token, in_flight: in_flight.collect() }
+        let in_flight = self.in_flight(request, now);
+        Answer { verdict, now, ledgers: ledgers.collect(), standings, token, in_flight }
+    }
+
+    /// Per slots asked, how many calls are under way.
+    fn in_flight(&self, request: &AcquireRequest, now: u64) -> Vec<u64> {
+        let live = |asked: &AskedSlots| self.slots.get(&asked.key).map_or(0, |slots| slots.live(now));
+        request.slots.iter().map(live).collect()
     }
 
     fn decide(

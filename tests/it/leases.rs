@@ -201,6 +201,20 @@ async fn a_call_that_waits_takes_its_slot_when_it_starts() {
     panic!("it never starts");
 }
 
+#[tokio::test]
+async fn a_policy_may_count_nothing_but_calls_under_way() {
+    let only =
+        Policy::new().limit(Limit::new("calls").scope(["user"]).in_flight(1)).limit(Limit::new("all").in_flight(2));
+    for stage in Stage::both().await {
+        let limiter = stage.limiter(only.clone());
+        let first = take(&limiter).await;
+        assert!(is_full(&limiter).await, "{}", stage.name());
+        first.commit(Cost::new()).await.unwrap();
+        take(&limiter).await.release().await.unwrap();
+        assert!(!is_full(&limiter).await, "{}", stage.name());
+    }
+}
+
 #[test]
 fn a_limit_of_no_calls_admits_none() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -43,6 +43,8 @@ struct History {
     fair: Option<usize>,
     /// How many slots for calls under way the org and each user have.
     slots: [Option<u64>; 2],
+    /// The controls that requests are planned by, if the org has any at times.
+    controls: Option<(u64, Option<u64>)>,
     made: Vec<Made>,
     /// A time at which something changes: of a denial or of a place.
     turning_at: u64,
@@ -101,6 +103,7 @@ impl History {
         Self {
             fair,
             slots,
+            controls: random.random_bool(0.2).then_some((0, None)),
             org: format!("m{seed}"),
             clock: clock.clone(),
             memory,
@@ -146,6 +149,7 @@ impl History {
         let name = asked.last().and_then(|asked| asked.ledger.user.clone());
         let of_user = self.slots[1].filter(|_| name.is_some()).map(|amount| (name, amount));
         let slots = self.slots[0].map(|amount| (None, amount)).into_iter().chain(of_user).collect();
+        let controls = self.controls.unwrap_or_default();
         let fair = self.fair.and_then(share).into_iter().collect();
         RawAcquire {
             id: self.id(),
@@ -155,6 +159,7 @@ impl History {
             moves_up: false,
             fair,
             slots,
+            controls,
             ..RawAcquire::default()
         }
     }
@@ -166,11 +171,29 @@ impl History {
         let made = recent.choose(&mut self.random)?;
         let mut request = made.request.clone();
         request.moves_up = self.random.random_bool(0.7);
+        request.controls = self.controls.unwrap_or_default();
         if self.random.random_bool(0.05) {
             // with another cost: refused
             request.asked.iter_mut().for_each(|asked| asked.amounts[1] = asked.amounts[1].saturating_sub(1));
         }
         Some(request)
+    }
+
+    /// Changes a control, or learns what has changed.
+    async fn govern(&mut self, redis: &RawStore, at: &str) {
+        if self.random.random_bool(0.5) {
+            let id = *["a", "b"].choose(&mut self.random).unwrap();
+            let text = self.random.random_bool(0.7).then_some("{}");
+            let after = text.and_then(|_| self.random.random_bool(0.7).then(|| self.random.random_range(1..60_000)));
+            let model = self.memory.govern(&self.org, id, text, after).await.unwrap();
+            assert_eq!(model, redis.govern(&self.org, id, text, after).await.unwrap(), "{at}: {id} {text:?}");
+        }
+        if self.random.random_bool(0.8) {
+            let (version, controls) = self.memory.controls(&self.org).await.unwrap();
+            assert_eq!((version, controls.clone()), redis.controls(&self.org).await.unwrap(), "{at}");
+            let until = controls.iter().filter_map(|(_, expires_at)| *expires_at).min();
+            self.controls = Some((version, until));
+        }
     }
 
     fn settlement(&mut self) -> Option<RawSettle> {
@@ -224,7 +247,9 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
             _ => history.random.random_range(0..=history.pace_ms),
         };
         // the wall clock of the server may step back: the org's time must go on from where it was
-        let stepped = just_admitted.take().filter(|_| history.random.random_bool(0.02));
+        // (but for orgs with controls, which Redis lets expire by its own clock)
+        let steps_back = history.controls.is_none();
+        let stepped = just_admitted.take().filter(|_| steps_back && history.random.random_bool(0.02));
         clock.advance(Duration::from_millis(if stepped.is_some() { 0 } else { pause }));
         skew += if stepped.is_some() { history.random.random_range(1..600_000) } else { 0 };
         if skew > 0 && clock.now_ms() - admitted_at > 60_000 {
@@ -233,6 +258,9 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
         }
         server.set_ms(clock.now_ms() - skew);
         let at = format!("seed {seed} step {step}");
+        if history.controls.is_some() && history.random.random_bool(0.1) {
+            history.govern(redis, &at).await;
+        }
         let choice = if stepped.is_some() { 0 } else { history.random.random_range(0..100) };
         let done: Box<dyn std::fmt::Debug> = match choice {
             0..65 => {

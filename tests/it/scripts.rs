@@ -25,6 +25,7 @@ const TEXTS: &[&str] = &[
     "audit_key",
     "AUDIT_MAX",
     "AUDIT_MS",
+    "FORGOTTEN_MS",
     "by",
     "what",
     "old_text",

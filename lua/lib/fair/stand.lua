@@ -1,7 +1,7 @@
 -- lib/fair/stand.lua: how a user stands in a pool that is shared fairly. Twice in `acquire`: after lib/fair/gather.lua, which gathers what it
 -- needs from summaries, and after lib/fair/gather_in_full.lua. Plain statements, as functions cost time even where they are not called.
 --
--- Needs p, w, used (what the window of the pool holds), of_user (what the user has of it, booked places included), cost, weight, notes,
+-- Needs p, w, limit, used (what the window of the pool holds), of_user (what the user has of it, booked places included), cost, weight, notes,
 -- user. Gives pool (false if one of its keys holds something else), heavy, share_now, reserve, and held: the level holds the request back.
 --
 -- COST  per pool 1 GET, and 1 SET where it changes; 1 or 2 ZADD for a request that notes who asks; a tick 2 ZRANGEBYSCORE, 2 ZREM, 2 PEXPIRE
@@ -28,9 +28,12 @@
         pool = { level, next_at, users, heavy, flags % 2 == 1, flags > 1, false, key, 0, w }
       end
       if pool then
-        pool[LIMIT] = read('<I6', args, pools_position + p * 9 - 6)
         pools[p] = pool
       end
+    end
+    if pool then
+      -- a control may give one user another limit
+      pool[LIMIT] = limit
     end
     if pool and now >= pool[NEXT] then
       -- sixty times a window the users are counted, and the level may rise
@@ -55,7 +58,7 @@
     end
     if pool and life then
       local EPSILON, RISE, tick = 0.02, 0.05, math.min(math.max(math.floor(w / 60), 100), 1000)
-      local level, limit = pool[LEVEL], pool[LIMIT]
+      local level = pool[LEVEL]
       if pool[USERS] == 0 then
         -- nobody has asked for a window
         level = 0
@@ -87,7 +90,7 @@
       end
       if index == USERS then
         local RESERVE, BETA = 0.02, 0.3
-        local limit, level, all = pool[LIMIT], pool[LEVEL] * weight, pool[USERS]
+        local level, all = pool[LEVEL] * weight, pool[USERS]
         if all < weight then
           all = weight
         end

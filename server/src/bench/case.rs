@@ -43,6 +43,8 @@ pub(super) enum Case {
     SixFair,
     /// Six counters, and a slot of the org for each call under way
     SixLeased,
+    /// Six counters of an org with controls: others are blocked
+    SixBlocked,
     /// Org and user with two resources each
     FourAllowed,
     /// A limit of the org alone
@@ -90,6 +92,7 @@ impl Case {
             Self::SettleCoalesced => "settle_coalesced",
             Self::SixFair => "six_fair",
             Self::SixLeased => "six_leased",
+            Self::SixBlocked => "six_blocked",
             Self::FourAllowed => "four_allowed",
             Self::OneLedger => "one_ledger",
             Self::ThreeLedgers => "three_ledgers",

@@ -1,8 +1,11 @@
 //! One slice of one case: set up outside the timed part, run inside it, given back after it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use allotment::{Cost, Limiter, Outcome, Permit, Policy, Subject};
+use allotment::{Admin, Control, Cost, Limiter, Outcome, Permit, Policy, Subject};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
@@ -17,6 +20,10 @@ use super::{
 const COALESCED: usize = 64;
 /// The calls that make a user busy before the first slice: well past the 32 that a ledger keeps as they are.
 const BUSY_CALLS: usize = 64;
+
+/// Users who are blocked, and for how long.
+const BLOCKED: usize = 10;
+const BLOCKED_FOR: Duration = Duration::from_secs(15 * 60);
 
 /// A case that is ready to run.
 pub(super) struct Workload {
@@ -50,6 +57,9 @@ impl Workload {
         if first && line.is_none() {
             let calls = if case == Case::BusyUser { BUSY_CALLS } else { 1 };
             call_each(bench.limiter(policy.clone(), COALESCED)?, &subjects, &case.cost(), calls).await?;
+        }
+        if case == Case::SixBlocked {
+            block_others(&bench.limiter(policy.clone(), 1)?, &subjects).await?;
         }
         let batch_max = if case.is_coalesced() { COALESCED } else { 1 };
         let limiter = bench.limiter(policy, batch_max)?;
@@ -197,6 +207,18 @@ impl Asker {
             Outcome::Denied(_) => None,
         })
     }
+}
+
+/// Blocks users who do not call, so that every decision looks for the version of the controls.
+async fn block_others(limiter: &Limiter, subjects: &[Subject]) -> Result<()> {
+    let org = subjects.first().and_then(|subject| subject.value("org")).context("a case without subjects")?;
+    let admin = Admin::new(limiter, "allotment bench")?;
+    for other in 0..BLOCKED {
+        let block = Control::block().on("user", format!("blocked-{other}")).lasting(BLOCKED_FOR);
+        admin.apply(org, &block).await?;
+    }
+    limiter.shutdown().await;
+    Ok(())
 }
 
 /// The first `users` users of `org`.

@@ -9,6 +9,8 @@ use crate::{
 
 /// The most controls of an org.
 const CONTROLS_MAX: usize = 1_000;
+/// How long the version of withdrawn controls is remembered.
+const FORGOTTEN_MS: u64 = 75_000;
 /// Entries of the audit trail that are kept.
 const AUDIT_MAX: usize = 1_000;
 
@@ -16,6 +18,8 @@ const AUDIT_MAX: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Book {
     version: u64,
+    /// When the version is forgotten, after the last control was withdrawn: by then it cannot come back.
+    forgotten_at: u64,
     controls: BTreeMap<String, Written>,
     audit: VecDeque<AuditEntry>,
 }
@@ -31,7 +35,7 @@ impl Book {
     pub(super) fn version(&mut self, now: u64) -> u64 {
         if self.version > 0 {
             self.controls.retain(|_, written| written.expires_at.is_none_or(|at| at > now));
-            if self.controls.is_empty() {
+            if self.controls.is_empty() && now >= self.forgotten_at {
                 self.version = 0;
             }
         }
@@ -53,6 +57,11 @@ impl Book {
             let expires_at = change.after_ms.map(|after| now + after);
             self.controls.insert(change.id.clone(), Written { text, expires_at });
         }
+        if changed && self.controls.is_empty() {
+            self.forgotten_at = now + FORGOTTEN_MS;
+        } else if changed {
+            self.forgotten_at = 0;
+        }
         self.version(now);
         if changed || change.id.is_empty() {
             let (old, new) = (old.map(|old| old.text).unwrap_or_default(), change.control.clone().unwrap_or_default());
@@ -68,7 +77,7 @@ impl Book {
         let controls = self.controls.values().filter(live).map(|written| (written.text.clone(), written.expires_at));
         let audit = self.audit.iter().take(usize::from(entries)).cloned().collect();
         let controls: Vec<_> = controls.collect();
-        let version = if controls.is_empty() { 0 } else { self.version };
+        let version = if controls.is_empty() && now >= self.forgotten_at { 0 } else { self.version };
         StoredControls { now, version, controls, audit }
     }
 

@@ -42,6 +42,7 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
     for slots in requests.iter().flat_map(|request| &request.slots) {
         keys.slots(&slots.key);
     }
+    keys.controls = Some(org.controls());
     keys.seal(requests.iter().map(|request| &request.id), org);
     let mut bytes = keys.header(requests.len());
     for request in requests {
@@ -71,6 +72,7 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
             put(&mut bytes, fair.pool as u64 + 1, 1);
             put(&mut bytes, fair.user as u64 + 1, 1);
             put(&mut bytes, u64::from(*weight), 2);
+            put(&mut bytes, fair.limit.min(ENTRY_MAX), 6);
             bytes.push(match request.notes {
                 Notes::Nobody => 0,
                 Notes::Heavy => 1,
@@ -165,6 +167,8 @@ struct Keys<'a> {
     numbers: HashMap<&'a LedgerKey, u64>,
     pools: Vec<(&'a LedgerKey, &'a FairAsk)>,
     slots: Vec<&'a SlotsKey>,
+    /// Of `acquire` only.
+    controls: Option<String>,
     records: Vec<String>,
 }
 
@@ -221,7 +225,6 @@ impl<'a> Keys<'a> {
         for (ledger, fair) in &self.pools {
             put(&mut bytes, self.number(ledger), 2);
             put(&mut bytes, fair.place as u64 + 1, 1);
-            put(&mut bytes, fair.limit.min(ENTRY_MAX), 6);
         }
         bytes
     }
@@ -233,7 +236,9 @@ impl<'a> Keys<'a> {
     fn place(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, id: &ReservationId, org: &OrgKeys, ledgers: usize) {
         let records = org.records(id);
         let records = self.records.iter().position(|key| *key == records).unwrap_or(0);
-        let records = records + self.ledgers.len() + 3 * self.pools.len() + self.slots.len() + 3;
+        let before =
+            1 + self.ledgers.len() + 3 * self.pools.len() + self.slots.len() + usize::from(self.controls.is_some());
+        let records = records + before + 1;
         put(bytes, home.map_or(0, |home| self.number(home)), 2);
         put(bytes, records as u64, 2);
         put(bytes, ledgers as u64, 1);
@@ -247,7 +252,7 @@ impl<'a> Keys<'a> {
             .chain(ledgers)
             .chain(pools)
             .chain(slots)
-            .chain([org.controls()])
+            .chain(self.controls)
             .chain(self.records)
             .collect();
         Packed { keys, arguments: vec![argument] }
