@@ -142,21 +142,24 @@ impl Waiting {
         // flight go together in the next
         let phase = u64::from(asking.id.0[15]) + 1;
         let (mut asked_ms, mut ask_ms) = (arrived_ms, arrived_ms + (pace_ms * phase).div_ceil(256));
-        let mut confirmed = true;
+        let (mut confirmed, mut answered_ms) = (true, arrived_ms);
         let wake = Arc::new(Notify::new());
         let mut in_line = asking.dispatch.wait_in_line(&asking.org, asking.id, place, &wake);
         loop {
             let now_ms = clock.now_ms();
             if now_ms >= due_ms && confirmed {
-                match self.start(asking, clock).await? {
-                    Start::Now(started) => permit = *started,
-                    Start::Unconfirmed => {}
-                    Start::Lost => return Ok(None),
-                }
-                self.unclaimed.claim();
                 // another is the first in line now
                 drop(in_line);
                 asking.dispatch.nudge(&asking.org);
+                // what the store said just now need not be asked again
+                if asking.plan.takes_slots() || now_ms >= answered_ms + PACE_MS_MIN {
+                    match self.start(asking, clock).await? {
+                        Start::Now(started) => permit = *started,
+                        Start::Unconfirmed => {}
+                        Start::Lost => return Ok(None),
+                    }
+                }
+                self.unclaimed.claim();
                 return Ok(Some(permit));
             }
             // nobody starts on a place that is not known: asked for at `ask_ms`, whatever the due time
@@ -179,7 +182,7 @@ impl Waiting {
                     if !confirmed && now > at + PASSED_MS_MAX {
                         return Ok(None);
                     }
-                    confirmed = true;
+                    (confirmed, answered_ms) = (true, clock.now_ms());
                     place = place.min(at);
                     due_ms = clock.now_ms() + place.saturating_sub(now);
                     in_line.asked(place, clock.now_ms());

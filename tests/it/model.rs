@@ -278,7 +278,9 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
                 for ((request, model), lua) in batch.iter().cloned().zip(model).zip(lua) {
                     let (model, lua) = (model.unwrap(), lua.unwrap_or_else(|error| panic!("{at}: {error:?}")));
                     assert_eq!(model, lua, "{at}: {request:?}");
-                    if let RawVerdict::Admitted { at } | RawVerdict::Denied { at, .. } = model.verdict {
+                    if let RawVerdict::Admitted { at } | RawVerdict::Denied { at, .. } | RawVerdict::Full { at, .. } =
+                        model.verdict
+                    {
                         let leaves_at = at + request.asked[0].ledger.window_ms;
                         history.turning_at = if at > model.now { at } else { leaves_at };
                     }
