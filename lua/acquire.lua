@@ -15,22 +15,24 @@
 --                               nothing), home I2 (a ledger; 0: none), records I2 (a place in KEYS), ledgers asked I1, pools asked I1,
 --                               sets asked I1, version of the controls it knows I6, until when they are those I6; then per ledger asked:
 --                               ledger I2, three amounts I6, three bounds I6 (what a window may already hold; 2^48 - 1: any),
---                               horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2, limit I6,
---                               notes I1 (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
+--                               horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool asked: pool I2,
+--                               its ledger and that of the user I1 (places among the ledgers asked), weight I2, limit I6, notes I1
+--                               (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
 -- RETURNS packed: now I6, epoch c8; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
---       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6, and an id that was known)
+--       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6 and 8, and an id that was known)
 --       then, if sets were asked: fencing token I7 (0: no slot was taken), and per set the live leases I4
 --       code 1 charged at `at` (now; later: a booking; earlier: the id was known), 2 denied (it fits at `at`), 3 released before,
 --       4 the id has another cost, 5 a key holds something else, 6 an amount out of range, 7 no slot is free in set `setter` of those
 --       asked (a lease expires at `at`), 8 the controls are others; 3 to 8 change nothing
 -- COST  1 TIME, 1 GET, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again for what no summary can answer
 -- TTL   every key: see lib/write.lua
--- PRE   cost <= limit (the caller says `never` without asking)
+-- PRE   cost <= limit (a caller whose cost is above it asks with moves_up 2, and says `never`)
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
 --
 -- The loop below answers the usual requests, in order, by summaries alone. Its body goes on in lib/fair/, for a request on pools that are
--- shared fairly, in lib/room.lua, for one that does not fit now, and in lib/charge.lua. The first request that summaries cannot answer ends it. No functions: see lib/read.lua.
+-- shared fairly, in lib/room.lua, for one that does not fit now, and in lib/charge.lua. The first request that summaries cannot answer ends
+-- it. No functions: see lib/read.lua.
 
 local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBBI6I6', 42
 local ASK, ASK_SIZE = '<I2I6I6I6I6I6I6I6', 44
@@ -68,7 +70,8 @@ while answered < requests do
   -- Can summaries answer? `stale`: entries have left the window of a log since its summary was made, so another ledger may deny, but the
   -- log cannot be charged. `ripe`: a log cannot be charged now without a fold. `lined`: places are booked. `tight`: a log is over
   -- what it may hold.
-  local usual, fits, stale, ripe, lined, tight = moves_up == 0 and version == controls_version and now < until_at, true, false, false, false, false
+  local usual = moves_up == 0 and version == controls_version and now < until_at
+  local fits, stale, ripe, lined, tight = true, false, false, false, false
   -- Of the quiet ledger that would carry the reservation: what is asked of it, and its records in the window, from byte `first` on.
   local carrier, carrier_at, first, held, used1, used2, used3, bound1, bound2, bound3 = false, 0, 1, 0, 0, 0, 0, 0, 0, 0
   for at = from, till, ASK_SIZE do

@@ -11,14 +11,7 @@
 -- PRE   none
 -- MODEL src/store/redis/reply.rs reads it
 
-local read, pack, sub = struct.unpack, struct.pack, string.sub
-local time = redis.call('TIME')
-local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
-local head = redis.call('GET', KEYS[1])
-if head and #head >= 12 then
-  local offset, seen_at = read('<I6I6', head)
-  now = math.max(now + offset, seen_at)
-end
+local sub = string.sub
 local most = ARGV[1]
 local fields, version, parts = redis.call('HGETALL', KEYS[2]), 0, {}
 for i = 1, #fields, 2 do

@@ -15,20 +15,12 @@
 -- PRE   the text is one that src/control.rs can read
 -- MODEL src/store/memory/book.rs; tests/it/model.rs holds the two together
 
-local read, pack, format = struct.unpack, struct.pack, string.format
 local head_key, controls_key, audit_key = KEYS[1], KEYS[2], KEYS[3]
 local id, control, after, by, what = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4], ARGV[5]
 local CONTROLS_MAX, AUDIT_MAX, AUDIT_MS, FORGOTTEN_MS = 1000, '1000', '7776000000', '74999'
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
-local head = redis.call('GET', head_key)
-if head then
-  if #head ~= 28 then
-    return redis.error_reply('ALLOTFORMAT head')
-  end
-  local offset, seen_at = read('<I6I6', head)
-  now = math.max(now + offset, seen_at)
+if head and #head ~= 28 then
+  return redis.error_reply('ALLOTFORMAT head')
 end
 local fields = redis.pcall('HGETALL', controls_key)
 local entries = redis.pcall('XLEN', audit_key)

@@ -9,17 +9,10 @@
 -- PRE   none
 -- MODEL src/store/redis/reply.rs reads it
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
-local head = redis.call('GET', KEYS[1])
-if head and #head >= 12 then
-  local offset, seen_at = struct.unpack('<I6I6', head)
-  now = math.max(now + offset, seen_at)
-end
 local parts = {}
 for k = 2, #KEYS do
   local raw = redis.call('GET', KEYS[k]) or ''
-  parts[k] = struct.pack('<I4', #raw) .. raw
+  parts[k] = pack('<I4', #raw) .. raw
 end
-parts[1] = struct.pack('<I6', now)
+parts[1] = pack('<I6', now)
 return table.concat(parts)

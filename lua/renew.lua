@@ -9,14 +9,6 @@
 -- PRE   none
 -- MODEL src/calendar/slots.rs; tests/it/leases.rs holds the two together
 
-local read, format = struct.unpack, string.format
-local time = redis.call('TIME')
-local now = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
-local head = redis.call('GET', KEYS[1])
-if head and #head >= 12 then
-  local offset, seen_at = read('<I6I6', head)
-  now = math.max(now + offset, seen_at)
-end
 local lease, count, position = read('<I4I2', ARGV[1])
 local renewed, sets = {}, {}
 for i = 1, count do

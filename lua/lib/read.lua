@@ -113,7 +113,7 @@ offset = now - clock
 -- Of lib/fair/stand.lua: pools that users share fairly, by number.
 local pools = pools_asked > 0 and {}
 local POOL, POOL_SIZE, POOL_VERSION = '<dI6BI6I6B', 28, 1
--- Of lib/lease.lua: sets of slots, by number; their keys come after this one.
+-- Of lib/lease.lua: sets of slots, by number; their keys come after place `slots_from`.
 local slots, slots_from = slots_asked > 0 and {}, ledgers + 3 * pools_asked + 1
 local pools_position = position
 position = position + pools_asked * 3

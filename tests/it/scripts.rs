@@ -99,7 +99,7 @@ fn scripts_write_no_globals() {
     let parts: String = files().iter().filter(|path| is_part(path)).map(text).collect();
     for path in files() {
         let goes_on = |part: &str| path.ends_with(part) || path.parent().is_some_and(|room| room.ends_with(part));
-        let known = if path.ends_with("inspect.lua") { String::new() } else { parts.clone() };
+        let known = parts.clone();
         // parts of the loop in acquire.lua
         let in_loop = ["lib/room.lua", "lib/charge.lua", "lib/fair"].into_iter().any(goes_on);
         let known = known + &if in_loop { text("lua/acquire.lua") } else { String::new() };

@@ -1,5 +1,6 @@
--- lib/fair/conclude.lua: what a decision means for the pools of its request, and how the user stands in them: the end of the answer, and of
--- the loops in acquire.lua and lib/acquire_in_full.lua. `setter` is the ledger that kept it from starting now; 0 if none did.
+-- lib/fair/conclude.lua: what a decision means for the pools of its request, and how the user stands in them; then the token and the live
+-- leases of its slots: the end of the answer, and of the loops in acquire.lua and lib/acquire_in_full.lua. `setter` is the ledger that kept
+-- it from starting now; 0 if none did.
 --
 -- MODEL  src/calendar/fair.rs: `press` and `hold`
 

@@ -59,10 +59,10 @@ static ACQUIRE: Script = script!(
 );
 static SETTLE: Script = script!("lib/lease.lua", "settle.lua", rest "lib/settle_in_full.lua");
 static CONTROL: Script = script!("lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
-pub(crate) static INSPECT: Script = script!("inspect.lua");
-pub(crate) static GOVERN: Script = script!("govern.lua");
-pub(crate) static CONTROLS: Script = script!("controls.lua");
-pub(crate) static RENEW: Script = script!("renew.lua");
+pub(crate) static INSPECT: Script = script!("lib/clock.lua", "inspect.lua");
+pub(crate) static GOVERN: Script = script!("lib/clock.lua", "govern.lua");
+pub(crate) static CONTROLS: Script = script!("lib/clock.lua", "controls.lua");
+pub(crate) static RENEW: Script = script!("lib/clock.lua", "renew.lua");
 
 /// The scripts that a store calls.
 #[derive(Clone, Copy, Debug)]
