@@ -45,7 +45,9 @@ pub(crate) fn read(stored: StoredControls) -> Result<Controls, Error> {
         })?;
         Ok(LiveControl { control, expires_at })
     };
-    let live = stored.controls.into_iter().map(control).collect::<Result<Vec<_>, Error>>()?;
+    let mut live = stored.controls.into_iter().map(control).collect::<Result<Vec<_>, Error>>()?;
+    // of two that are equally narrow, every process takes the same
+    live.sort_by_cached_key(|live: &LiveControl| live.control.id());
     let until = live.iter().filter_map(|live| live.expires_at).min();
     Ok(Controls { version: stored.version, until, live })
 }

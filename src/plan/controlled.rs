@@ -68,11 +68,14 @@ impl<'a> Controlled<'a> {
         Amount { amount: amount.min(crate::cost::Cost::AMOUNT_MAX), shadow }
     }
 
-    /// The amount that is tried beside that of the policy.
+    /// The amount that is tried beside that of the policy: of several, the most specific.
     pub(super) fn tries(&self, name: &str, resource: &Resource) -> Option<u64> {
-        self.0.iter().find_map(|live| match &live.control.action {
-            Action::Candidate { limit, resource: of, amount } if limit == name && of == resource => Some(*amount),
+        let tried = self.0.iter().filter_map(|live| match &live.control.action {
+            Action::Candidate { limit, resource: of, amount } if limit == name && of == resource => {
+                Some((live.control.target.len(), *amount))
+            }
             _ => None,
-        })
+        });
+        tried.max_by_key(|(attributes, _)| *attributes).map(|(_, amount)| amount)
     }
 }

@@ -121,7 +121,8 @@ async fn shadows_candidates_and_a_bypass_deny_nothing() {
     for stage in Stage::both().await {
         let limiter = stage.limiter(policy());
         let (admin, subject) = (Admin::new(&limiter, "dana").unwrap(), alice("acme"));
-        admin.apply("acme", &Control::candidate("user", "images", 2)).await.unwrap();
+        admin.apply("acme", &Control::candidate("user", "images", 2).on("user", "alice")).await.unwrap();
+        admin.apply("acme", &Control::candidate("user", "images", 3)).await.unwrap();
         assert_eq!(room(&limiter, &subject).await, 4, "{}", stage.name());
         let denial = take(&limiter, &subject).await.unwrap_err();
         let names: Vec<_> = denial.limits.iter().map(|status| (&*status.name, status.limit, status.shadow)).collect();
