@@ -1,18 +1,28 @@
--- inspect.lua: what ledgers hold, as stored. Changes nothing.
+-- inspect.lua: what ledgers, pools and slots of one org hold, all of one moment. Reads only.
 --
--- KEYS  1            head       string   clock offset and epoch of the org
---       2 .. n + 1   ledgers    string   what is charged per scope and window
--- ARGV  1            packed     n ledgers I2, 0 I2, 0 I2, 0 I2, per ledger: window I6 (ms), 0 I1
--- RETURNS packed: now I6; per ledger: size I4, then as many bytes: the value of its key
--- COST  1 TIME, 1 GET, per ledger 1 GET
--- TTL   none is touched
+-- KEYS  1            head       string   clock offset of the org
+--       2            controls   hash     what operators have decided
+--       then         ledgers, states of pools that are shared fairly: strings; then sets of slots: zsets
+-- ARGV  1            strings    how many ledgers and states there are
+-- RETURNS packed: now I6, version of the controls I6 (0: none), per ledger and state: length I4 and its bytes (0: there is none), per set of
+--       slots: live leases I4, when the first of them expires I6 (0: none)
+-- COST  1 TIME, 1 HGET, 1 GET per string, 1 ZCOUNT and 1 ZRANGEBYSCORE per set
+-- TTL   writes nothing
 -- PRE   none
 -- MODEL src/store/redis/reply.rs reads it
 
-local parts = {}
-for k = 2, #KEYS do
+local strings = ARGV[1] + 2
+local version = redis.call('HGET', KEYS[2], 'version')
+local parts = { pack('<I6I6', now, version and version + 0 or 0) }
+for k = 3, strings do
   local raw = redis.call('GET', KEYS[k]) or ''
   parts[k] = pack('<I4', #raw) .. raw
 end
-parts[1] = pack('<I6', now)
+parts[2] = ''
+for k = strings + 1, #KEYS do
+  local key = KEYS[k]
+  local live = redis.call('ZCOUNT', key, format('(%.0f', now), '+inf')
+  local first = live > 0 and redis.call('ZRANGEBYSCORE', key, format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
+  parts[k] = pack('<I4I6', live, first and first[2] + 0 or 0)
+end
 return table.concat(parts)

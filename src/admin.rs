@@ -1,10 +1,14 @@
-//! What an operator does to an org, live: controls, resets, and who did what.
+//! What an operator does to an org, live, and sees of it: controls, resets, who did what; and in `inspection` where limits stand.
 //!
 //! Invariant: what an operator changes is written into the org's audit trail, with who did, and binds every process from the next
 //! decision on.
 
+mod inspection;
+mod usage;
+
 use std::{sync::Arc, time::Duration};
 
+pub use self::usage::{Explanation, Inspection, LimitUse, OpenReservation, PartUse, UserUse};
 use crate::{
     clock::millis,
     control::{Action, Control},

@@ -8,6 +8,7 @@ mod lanes;
 mod leases;
 mod line;
 mod presence;
+mod roster;
 
 use std::sync::Arc;
 #[cfg(feature = "redis")]
@@ -18,12 +19,14 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::leases::Beating;
 pub(crate) use self::line::{InLine, PACE_MS_MIN};
-use self::{leases::Leases, line::Line, presence::Presence};
+use self::{leases::Leases, line::Line, presence::Presence, roster::Roster};
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
     plan::Plan,
+    policy::Compiled,
     store::{AcquireRequest, Answer, Notes, ReservationId, SettleRequest, Settled, Store, keyspace::LedgerKey},
+    subject::Subject,
 };
 #[cfg(feature = "redis")]
 use crate::{dispatch::lanes::Lanes, telemetry};
@@ -48,6 +51,7 @@ pub(crate) struct Dispatch {
     /// What this process holds of slots.
     pub(crate) leases: Arc<Leases>,
     presence: Presence,
+    roster: Roster,
     tasks: TaskTracker,
 }
 
@@ -67,6 +71,7 @@ impl Dispatch {
         };
         let acquires = Lanes::new(acquire, batch_max, tasks.clone());
         let settles = Lanes::new(settle, batch_max, tasks.clone());
+        let roster = Roster::new(&store, clock.clone(), &tasks);
         Arc::new(Self {
             store,
             clock,
@@ -75,6 +80,7 @@ impl Dispatch {
             line: Arc::default(),
             leases,
             presence: Presence::default(),
+            roster,
             tasks,
         })
     }
@@ -83,7 +89,8 @@ impl Dispatch {
     pub(crate) fn new(store: Store, clock: Clock, _batch_max: usize, lease_ms: u64) -> Arc<Self> {
         let (store, tasks) = (Arc::new(store), TaskTracker::new());
         let leases = Leases::new(Arc::clone(&store), clock.clone(), lease_ms);
-        Arc::new(Self { store, clock, line: Arc::default(), leases, presence: Presence::default(), tasks })
+        let (presence, roster) = (Presence::default(), Roster::new(&store, clock.clone(), &tasks));
+        Arc::new(Self { store, clock, line: Arc::default(), leases, presence, roster, tasks })
     }
 
     /// Decides a request. One round trip.
@@ -118,6 +125,11 @@ impl Dispatch {
         self.presence.note((org, user, pools), window_ms, self.clock.now_ms())
     }
 
+    /// A call of this subject was admitted: operators are to see it listed.
+    pub(crate) fn list(&self, org: &Arc<str>, subject: &Subject, policy: &Compiled) {
+        self.roster.note(org, subject, &policy.attributes, policy.longest_ms);
+    }
+
     /// Takes a place in line; `wake` is notified when there may be a better one.
     pub(crate) fn wait_in_line(&self, org: &Arc<str>, id: ReservationId, place: u64, wake: &Arc<Notify>) -> InLine {
         self.line.join(org, id, place, wake, self.clock.now_ms())
@@ -130,6 +142,7 @@ impl Dispatch {
 
     /// Waits until what is under way, releases in the background included, has been answered.
     pub(crate) async fn drain(&self) {
+        self.roster.close();
         self.tasks.close();
         self.tasks.wait().await;
     }

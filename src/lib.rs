@@ -23,7 +23,7 @@ mod telemetry;
 pub mod testing;
 
 pub use crate::{
-    admin::{ActiveControl, Admin, AuditRecord},
+    admin::{ActiveControl, Admin, AuditRecord, Explanation, Inspection, LimitUse, OpenReservation, PartUse, UserUse},
     clock::ManualClock,
     control::Control,
     cost::Cost,
@@ -37,3 +37,11 @@ pub use crate::{
     resource::Resource,
     subject::Subject,
 };
+
+/// The programs in `docs/`, which are tried as those of the README are.
+#[cfg(doctest)]
+mod docs {
+    #![doc = include_str!("../docs/controls.md")]
+    #![doc = include_str!("../docs/inspection.md")]
+    #![doc = include_str!("../docs/policy.md")]
+}

@@ -5,18 +5,17 @@
 mod acquire;
 mod builder;
 mod governing;
+mod look;
 mod policies;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
 use tracing::Instrument;
 
 pub use self::{acquire::Acquire, builder::LimiterBuilder};
 use self::{governing::Governing, policies::Policies};
 use crate::{
-    calendar::{Ledger, earliest},
     clock::Clock,
-    control::Control,
     cost::Cost,
     decision::{Decision, Denial},
     dispatch::{Dispatch, Unclaimed},
@@ -25,8 +24,7 @@ use crate::{
     permit::{Permit, Reservation},
     plan::Plan,
     policy::Policy,
-    resource::Resource,
-    store::{AcquireRequest, Answer, Inspected, LedgerState, ReservationId, Store, Verdict},
+    store::{AcquireRequest, Answer, ReservationId, Store, Verdict, inspection::Owner},
     subject::Subject,
     telemetry::{self, Verb},
 };
@@ -174,18 +172,14 @@ impl Limiter {
         Acquire::new(self.clone(), subject.clone(), cost)
     }
 
-    /// Says what [`try_acquire`](Self::try_acquire) would answer as far as windows tell, and charges nothing: fair shares and calls under
-    /// way are not looked at. One round trip.
+    /// Says what [`try_acquire`](Self::try_acquire) would answer now, and changes nothing. One round trip; three after the controls of
+    /// the org have changed.
     ///
     /// # Errors
     ///
     /// As [`try_acquire`](Self::try_acquire).
     pub async fn peek(&self, subject: &Subject, cost: Cost) -> Result<Decision, Error> {
-        let look = async {
-            let asking = self.ask(subject, cost).await?;
-            let seen = asking.inspect().await?;
-            Ok(asking.foresee(&seen))
-        };
+        let look = async { self.look(subject, cost).await?.decision() };
         look.instrument(telemetry::verb_span(Verb::Peek)).await
     }
 
@@ -251,7 +245,7 @@ impl Limiter {
     /// As [`try_acquire`](Self::try_acquire).
     pub async fn reset(&self, subject: &Subject) -> Result<(), Error> {
         let asking = self.ask(subject, Cost::new()).await?;
-        self.core.dispatch.store.reset(&asking.org, &asking.plan.inspect_request()).await
+        self.core.dispatch.store.reset(&asking.org, &asking.plan.ledger_keys()).await
     }
 
     /// Takes no more calls, and waits until commits and releases under way have reached the store.
@@ -270,37 +264,9 @@ impl Limiter {
         let controls = self.core.governing.of(&org);
         let plan = Arc::new(Plan::new(policy, subject, cost, &self.class, &controls)?);
         let dispatch = Arc::clone(&self.core.dispatch);
-        Ok(Asking { limiter: self, subject, dispatch, org, plan, id: ReservationId::new() })
-    }
-
-    /// The controls of an org, and until each ends. One round trip.
-    pub(crate) async fn controls(&self, org: &str) -> Result<Vec<(Control, Option<Duration>)>, Error> {
-        let stored = self.store().controls(org, 0).await?;
-        let now = stored.now;
-        let controls = governing::read(stored)?;
-        let until = |at: u64| Duration::from_millis(at.saturating_sub(now));
-        Ok(controls.live.into_iter().map(|live| (live.control, live.expires_at.map(until))).collect())
-    }
-
-    /// The longest window of a limit of an org; `None` if it only counts calls under way.
-    pub(crate) async fn window_of(
-        &self,
-        org: &str,
-        limit: &str,
-        resource: Option<&Resource>,
-    ) -> Result<Option<u64>, Error> {
-        let policy = self.core.policies.of(&Arc::from(org)).await?;
-        let counts = |of: &Resource| resource.is_none_or(|resource| resource == of);
-        let rules = policy.rules.iter().filter(|rule| &*rule.name == limit && counts(&rule.resource));
-        let window_ms = rules.map(|rule| rule.window_ms).max();
-        let slots = policy.in_flight.iter().any(|slots| &*slots.name == limit && counts(&Resource::InFlight));
-        if window_ms.is_none() && !slots {
-            let counted = resource.map(|resource| format!(" that counts {resource}")).unwrap_or_default();
-            return Err(Error::invalid(format!(
-                "limit {limit:?}: the policy of this org has none of that name{counted}"
-            )));
-        }
-        Ok(window_ms)
+        let mut asking = Asking { limiter: self, subject, dispatch, org, plan, id: ReservationId([0; 16]) };
+        asking.take_new_id();
+        Ok(asking)
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -313,6 +279,10 @@ impl Limiter {
 }
 
 impl Asking<'_> {
+    fn take_new_id(&mut self) {
+        self.id = ReservationId::new(Owner::of(self.subject.value("user")));
+    }
+
     fn unclaimed(&self) -> Unclaimed {
         Unclaimed::new(&self.dispatch, &self.org, &self.plan, self.id)
     }
@@ -328,7 +298,7 @@ impl Asking<'_> {
             if answer.verdict == Verdict::Stale {
                 // an answer before this one may have been lost: whatever it charged is given back
                 drop(unclaimed);
-                self.id = ReservationId::new();
+                self.take_new_id();
                 self.plan_anew().await?;
                 continue;
             }
@@ -339,6 +309,9 @@ impl Asking<'_> {
                 return Ok(Asked::without_store(Outcome::Denied(denial)));
             }
             let outcome = self.outcome(&answer, sent_ms, max_wait_ms)?;
+            if matches!(outcome, Outcome::Admitted(_)) {
+                self.dispatch.list(&self.org, self.subject, &self.plan.policy());
+            }
             return Ok(Asked { outcome, answer: Some(answer), unclaimed: Some(unclaimed) });
         }
         Err(Error::new(ErrorKind::Unavailable, "the controls of the org change faster than a call can be planned"))
@@ -373,31 +346,31 @@ impl Asking<'_> {
     /// The denial of a cost that exceeds a limit, with where the limits stand.
     async fn never(&self) -> Result<Option<Denial>, Error> {
         let Some(over) = self.plan.never() else { return Ok(None) };
-        let seen = self.inspect().await?;
-        let states: Vec<_> = self.ledgers(&seen).iter().map(state).collect();
-        let statuses = self.plan.ledger_statuses(seen.now, &states);
+        let seen = self.dispatch.store.inspect(&self.org, &self.plan.inspect_request()).await?;
+        let statuses = self.plan.statuses(&self.foresee(&seen));
         Ok(Some(self.plan.denial_for_ever(over, statuses)))
-    }
-
-    async fn inspect(&self) -> Result<Inspected, Error> {
-        self.dispatch.store.inspect(&self.org, &self.plan.inspect_request()).await
     }
 
     /// The permit or denial that an answer means; never of one that is stale.
     fn outcome(&self, answer: &Answer, sent_ms: u64, max_wait_ms: u64) -> Result<Outcome, Error> {
+        match answer.verdict {
+            Verdict::Admitted { at } => Ok(Outcome::Admitted(self.permit(answer, at, answer.now, sent_ms))),
+            _ => self.denial(answer, max_wait_ms).map(Outcome::Denied),
+        }
+    }
+
+    /// The denial that an answer means which admits nothing.
+    fn denial(&self, answer: &Answer, max_wait_ms: u64) -> Result<Denial, Error> {
         match &answer.verdict {
-            Verdict::Admitted { at } => Ok(Outcome::Admitted(self.permit(answer, *at, answer.now, sent_ms))),
-            Verdict::Denied { .. } if self.plan.is_blocked() => {
-                Ok(Outcome::Denied(self.plan.denial_blocked(answer.now)))
-            }
+            Verdict::Denied { .. } if self.plan.is_blocked() => Ok(self.plan.denial_blocked(answer.now)),
             Verdict::Denied { at, setter, short } => {
-                Ok(Outcome::Denied(self.plan.denial_until(answer, *at, *setter, short, max_wait_ms)))
+                Ok(self.plan.denial_until(answer, *at, *setter, short, max_wait_ms))
             }
-            Verdict::Full { slots, at } => Ok(Outcome::Denied(self.plan.denial_full(answer, *slots, *at, max_wait_ms))),
-            Verdict::Stale | Verdict::Released => {
+            Verdict::Full { slots, at } => Ok(self.plan.denial_full(answer, *slots, *at, max_wait_ms)),
+            Verdict::Mismatch => Err(Error::new(ErrorKind::Protocol, "the reservation was made with another cost")),
+            Verdict::Admitted { .. } | Verdict::Stale | Verdict::Released => {
                 Err(Error::new(ErrorKind::Protocol, "the reservation was released before it was made"))
             }
-            Verdict::Mismatch => Err(Error::new(ErrorKind::Protocol, "the reservation was made with another cost")),
         }
     }
 
@@ -412,34 +385,4 @@ impl Asking<'_> {
         let reservation = Reservation { dispatch, org, plan, id: self.id, made_at };
         Permit::new(Some(reservation), self.plan.cost().clone(), at, limits, lease)
     }
-
-    fn ledgers(&self, seen: &Inspected) -> Vec<Ledger> {
-        let windows = self.plan.asks().map(|(window_ms, _)| window_ms);
-        let restore = |(window_ms, contents): (u64, &crate::store::Contents)| {
-            Ledger::restore(window_ms, contents.entries.clone(), seen.now)
-        };
-        windows.zip(&seen.ledgers).map(restore).collect()
-    }
-
-    /// What a decision at the time of the inspection would say.
-    fn foresee(&self, seen: &Inspected) -> Decision {
-        let ledgers = self.ledgers(seen);
-        let states: Vec<_> = ledgers.iter().map(state).collect();
-        let statuses = self.plan.ledger_statuses(seen.now, &states);
-        if let Some(over) = self.plan.never() {
-            return Decision::Denied(self.plan.denial_for_ever(over, statuses));
-        }
-        let asked: Vec<_> = ledgers.iter().zip(self.plan.asks()).map(|(ledger, (_, ask))| (ledger, ask)).collect();
-        let first = earliest(&asked, seen.now);
-        let Some(setter) = first.setter else { return Decision::Allowed(statuses) };
-        let short: Vec<_> = asked.iter().map(|(ledger, ask)| ledger.short_at(first.at - 1, ask)).collect();
-        let verdict = Verdict::Denied { at: first.at, setter, short: short.clone() };
-        let (standings, in_flight) = (Vec::new(), Vec::new());
-        let answer = Answer { verdict, now: seen.now, ledgers: states, standings, token: 0, in_flight };
-        Decision::Denied(self.plan.denial_until(&answer, first.at, setter, &short, 0))
-    }
-}
-
-fn state(ledger: &Ledger) -> LedgerState {
-    LedgerState { used: ledger.used(), last_at: ledger.last_at() }
 }

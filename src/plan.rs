@@ -5,10 +5,12 @@
 
 mod answer;
 mod controlled;
+mod usage;
 
 use std::sync::Arc;
 
 use self::controlled::{Amount, Controlled};
+pub(crate) use self::usage::{Part, Sight, Use};
 use crate::{
     calendar::{Ask, UNBOUNDED, fair::HEAVY_PARTS},
     control::Controls,
@@ -18,8 +20,8 @@ use crate::{
     policy::{Compiled, Rule, share},
     resource::Resource,
     store::{
-        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, InspectRequest, Notes, ReservationId, SettleRequest,
-        SettledLedger,
+        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, Notes, ReservationId, SettleRequest, SettledLedger,
+        inspection::InspectRequest,
         keyspace::{LedgerKey, SlotsKey},
     },
     subject::Subject,
@@ -186,8 +188,7 @@ impl Plan {
         if let Some(known) = self.ledgers.iter().position(same) {
             return known;
         }
-        let values = scope.iter().map(|attribute| (&**attribute, subject.value(attribute).unwrap_or_default()));
-        let key = LedgerKey::new(rule.window_ms, custom.map(Resource::name), values);
+        let key = key_of(rule, scope, subject);
         let amounts = custom.map_or_else(|| self.cost.places(), |resource| [self.cost.of(resource), 0, 0]);
         let ask = Ask { amounts, bounds: [UNBOUNDED; 3], horizon_ms: rule.window_ms };
         let asked = AskedLedger { key, window_ms: rule.window_ms, ask };
@@ -375,15 +376,34 @@ impl Plan {
         self.slots.iter().map(|asked| asked.key.clone()).collect()
     }
 
+    /// Asks for all that decides about the call.
     pub(crate) fn inspect_request(&self) -> InspectRequest {
+        let pool = |fair: &PlannedFair| (self.ledgers[fair.ask.pool].asked.key.clone(), fair.ask.place);
+        let pools = self.fair.iter().map(pool).collect();
+        InspectRequest { ledgers: self.ledger_keys(), pools, slots: self.slots() }
+    }
+
+    /// The ledgers that the call is charged on, with their windows.
+    pub(crate) fn ledger_keys(&self) -> Vec<(LedgerKey, u64)> {
         let ledgers = self.ledgers.iter().map(|ledger| (ledger.asked.key.clone(), ledger.asked.window_ms));
-        InspectRequest { ledgers: ledgers.collect() }
+        ledgers.collect()
+    }
+
+    /// The version of the controls that it was planned by, and until when they are those.
+    pub(crate) fn controls(&self) -> (u64, Option<u64>) {
+        (self.controls.version, self.controls.until)
     }
 
     /// What each ledger is asked, in the order of [`inspect_request`](Self::inspect_request).
     pub(crate) fn asks(&self) -> impl Iterator<Item = (u64, &Ask)> {
         self.ledgers.iter().map(|ledger| (ledger.asked.window_ms, &ledger.asked.ask))
     }
+}
+
+/// The ledger of a rule, at its own scope or at that of each user.
+fn key_of(rule: &Rule, scope: &[Box<str>], subject: &Subject) -> LedgerKey {
+    let values = scope.iter().map(|attribute| (&**attribute, subject.value(attribute).unwrap_or_default()));
+    LedgerKey::new(rule.window_ms, custom_of(&rule.resource).map(Resource::name), values)
 }
 
 /// A custom resource, which has a ledger of its own.

@@ -5,6 +5,7 @@
 //!
 //! Lacks policies and subjects: a request names ledgers and how full they may be, whatever limits that stands for.
 
+pub(crate) mod inspection;
 pub(crate) mod keyspace;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
@@ -12,23 +13,35 @@ pub(crate) mod redis;
 
 use crate::{
     calendar::{
-        Amounts, Ask, Entry,
+        Amounts, Ask,
         fair::{Member, Standing},
     },
     error::Error,
     store::{
-        keyspace::{LedgerKey, SlotsKey},
+        inspection::{InspectRequest, Inspected, Open, Owner},
+        keyspace::{LedgerKey, SlotsKey, SubjectKey},
         memory::MemoryStore,
     },
 };
 
-/// Names an admission: a repeat with the same id returns the first answer. Unique by construction (UUID version 7).
+/// Names an admission: a repeat with the same id returns the first answer.
+///
+/// Unique by construction: a UUID of version 7, a time and 42 bits of a counter that starts anywhere; the last four bytes say whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ReservationId(pub(crate) [u8; 16]);
 
 impl ReservationId {
-    pub(crate) fn new() -> Self {
-        Self(uuid::Uuid::now_v7().into_bytes())
+    /// A new one, of a call of this owner.
+    pub(crate) fn new(owner: Owner) -> Self {
+        let mut id = uuid::Uuid::now_v7().into_bytes();
+        id[12..].copy_from_slice(&owner.0);
+        Self(id)
+    }
+
+    /// Whose call it names.
+    pub(crate) fn owner(&self) -> Owner {
+        let [.., a, b, c, d] = self.0;
+        Owner([a, b, c, d])
     }
 }
 
@@ -234,26 +247,6 @@ pub(crate) enum Settled {
     LeaseLost,
 }
 
-/// Asks what a ledger holds.
-#[derive(Clone, Debug)]
-pub(crate) struct InspectRequest {
-    pub(crate) ledgers: Vec<(LedgerKey, u64)>,
-}
-
-/// What a ledger holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Contents {
-    pub(crate) entries: Vec<Entry>,
-}
-
-/// What an inspection saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Inspected {
-    pub(crate) now: u64,
-    /// One per ledger asked.
-    pub(crate) ledgers: Vec<Contents>,
-}
-
 /// One change of the controls of an org.
 #[derive(Clone, Debug)]
 pub(crate) struct Governed {
@@ -343,7 +336,7 @@ impl Store {
         }
     }
 
-    /// Reads ledgers of one org; changes nothing. One round trip.
+    /// Reads what one org has; changes nothing. One round trip.
     pub(crate) async fn inspect(&self, org: &str, request: &InspectRequest) -> Result<Inspected, Error> {
         match self {
             Self::Memory(store) => Ok(store.inspect(org, request)),
@@ -352,15 +345,57 @@ impl Store {
         }
     }
 
-    /// Empties the past of ledgers of one org; booked places stay. One round trip.
-    pub(crate) async fn reset(&self, org: &str, request: &InspectRequest) -> Result<(), Error> {
+    /// Reservations of one org that nobody has settled and that no ledger shows, those of one owner or all of them, made within the last
+    /// `back_ms`. A round trip per eight seconds looked at.
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "the embedded store looks at all it has"))]
+    pub(crate) async fn open(&self, org: &str, owner: Option<Owner>, back_ms: u64) -> Result<Vec<Open>, Error> {
+        match self {
+            Self::Memory(store) => Ok(store.open(org, owner)),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.open(org, owner, back_ms).await,
+        }
+    }
+
+    /// Keeps subjects of an org, and the org, on the list of those that operators see, for at least `life_ms`. Two round trips.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn note(&self, org: &str, subjects: &[SubjectKey], life_ms: u64) -> Result<(), Error> {
         match self {
             Self::Memory(store) => {
-                store.reset(org, request);
+                store.note(org, subjects, life_ms);
                 Ok(())
             }
             #[cfg(feature = "redis")]
-            Self::Redis(store) => store.reset(org, request).await,
+            Self::Redis(store) => store.note(org, subjects, life_ms).await,
+        }
+    }
+
+    /// The orgs on the list, sorted. A round trip per 1,000 of them.
+    pub(crate) async fn orgs(&self) -> Result<Vec<String>, Error> {
+        match self {
+            Self::Memory(store) => Ok(store.orgs()),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.orgs().await,
+        }
+    }
+
+    /// The subjects of one org on the list, sorted. A round trip per 1,000 of them.
+    pub(crate) async fn subjects(&self, org: &str) -> Result<Vec<SubjectKey>, Error> {
+        match self {
+            Self::Memory(store) => Ok(store.subjects(org)),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.subjects(org).await,
+        }
+    }
+
+    /// Empties the past of ledgers of one org, each with its window; booked places stay. One round trip.
+    pub(crate) async fn reset(&self, org: &str, ledgers: &[(LedgerKey, u64)]) -> Result<(), Error> {
+        match self {
+            Self::Memory(store) => {
+                store.reset(org, ledgers);
+                Ok(())
+            }
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.reset(org, ledgers).await,
         }
     }
 }

@@ -8,8 +8,9 @@ use crate::{
     clock::{Clock, ManualClock},
     error::Error,
     store::{
-        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, Governed, InspectRequest, Lease, Notes,
-        ReservationId, SettleRequest, Settled, SettledLedger, Store, Verdict,
+        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, Governed, Lease, Notes, ReservationId, SettleRequest,
+        Settled, SettledLedger, Store, Verdict,
+        inspection::{Contents, InspectRequest},
         keyspace::{LedgerKey, SlotsKey},
         memory::MemoryStore,
     },
@@ -195,6 +196,23 @@ impl RawStore {
         admitted
     }
 
+    /// What a request would be answered that asks for now or nothing and notes nobody, by a look that changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn foresee(&self, org: &str, raw: &RawAcquire) -> Result<RawAnswer, Error> {
+        let request = request(raw);
+        let pool = |fair: &FairAsk| (request.ledgers[fair.pool].key.clone(), fair.place);
+        let wanted = InspectRequest {
+            ledgers: request.ledgers.iter().map(|asked| (asked.key.clone(), asked.window_ms)).collect(),
+            pools: request.fair.iter().map(pool).collect(),
+            slots: request.slots.iter().map(|asked| asked.key.clone()).collect(),
+        };
+        let seen = self.0.inspect(org, &wanted).await?;
+        Ok(raw_answer(MemoryStore::foresee(&request, &seen)))
+    }
+
     /// Settles a batch.
     pub async fn settle(&self, org: &str, requests: &[RawSettle]) -> Vec<Result<RawSettled, Error>> {
         let requests: Vec<_> = requests.iter().map(settle_request).collect();
@@ -214,9 +232,9 @@ impl RawStore {
     ///
     /// The store's.
     pub async fn entries(&self, org: &str, ledgers: &[RawLedger]) -> Result<(u64, Vec<RawEntries>), Error> {
-        let seen = self.0.inspect(org, &inspect_request(ledgers)).await?;
-        let entries =
-            |contents: crate::store::Contents| contents.entries.iter().map(|entry| (entry.at, entry.amounts)).collect();
+        let request = InspectRequest { ledgers: ledger_keys(ledgers), ..InspectRequest::default() };
+        let seen = self.0.inspect(org, &request).await?;
+        let entries = |contents: Contents| contents.entries.iter().map(|entry| (entry.at, entry.amounts)).collect();
         Ok((seen.now, seen.ledgers.into_iter().map(entries).collect()))
     }
 
@@ -258,7 +276,7 @@ impl RawStore {
     ///
     /// The store's.
     pub async fn reset(&self, org: &str, ledgers: &[RawLedger]) -> Result<(), Error> {
-        self.0.reset(org, &inspect_request(ledgers)).await
+        self.0.reset(org, &ledger_keys(ledgers)).await
     }
 }
 
@@ -276,8 +294,8 @@ fn slots_key(user: &Option<String>) -> SlotsKey {
     SlotsKey::new(user.as_deref().map(|user| ("user", user)))
 }
 
-fn inspect_request(ledgers: &[RawLedger]) -> InspectRequest {
-    InspectRequest { ledgers: ledgers.iter().map(|ledger| (key(ledger), ledger.window_ms)).collect() }
+fn ledger_keys(ledgers: &[RawLedger]) -> Vec<(LedgerKey, u64)> {
+    ledgers.iter().map(|ledger| (key(ledger), ledger.window_ms)).collect()
 }
 
 fn request(raw: &RawAcquire) -> AcquireRequest {

@@ -90,6 +90,18 @@ impl Index {
 }
 
 impl Pool {
+    /// A pool as a store tells of it: by the weights of its users and of the heavy among them. It says how a user stands, and knows nobody.
+    pub(crate) fn restore(level: Option<f64>, next_at: u64, (pressed, held): (bool, bool), weights: [u64; 2]) -> Self {
+        let [users, heavy] = weights.map(|weight| Index { weight, ..Index::default() });
+        Self { level, next_at, expires_at: 0, pressed, held, users, heavy }
+    }
+
+    /// The same without its users: see [`restore`](Self::restore).
+    pub(crate) fn outline(&self) -> Self {
+        let marks = (self.pressed, self.held);
+        Self::restore(self.level, self.next_at, marks, [self.users.weight, self.heavy.weight])
+    }
+
     /// Counts the users and lets the level rise, once a tick. `used` is what the window of the pool holds.
     pub(crate) fn tick(&mut self, now: u64, window: u64, limit: u64, used: u64) {
         if now < self.next_at {

@@ -25,12 +25,17 @@ impl Slots {
         self.leases.values().filter(|expires_at| **expires_at > now).count() as u64
     }
 
+    /// When the first live lease expires; 0 if there is none.
+    pub(crate) fn first_at(&self, now: u64) -> u64 {
+        self.leases.values().copied().filter(|expires_at| *expires_at > now).min().unwrap_or(0)
+    }
+
     /// Whether there is room for the lease of `id`, or it has one; else when the next lease expires.
     pub(crate) fn room_for(&self, id: Id, amount: u64, now: u64) -> Result<(), u64> {
         if self.holds(id, now) || self.live(now) < amount {
             return Ok(());
         }
-        Err(self.leases.values().copied().filter(|expires_at| *expires_at > now).min().unwrap_or(now))
+        Err(self.first_at(now).max(now))
     }
 
     /// The token that the next lease gets, if it is the only set.

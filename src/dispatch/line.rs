@@ -102,6 +102,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::store::inspection::Owner;
 
     fn is_woken(wake: &Notify) -> bool {
         pin!(wake.notified()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
@@ -111,7 +112,7 @@ mod tests {
     fn a_nudge_wakes_the_earliest_that_has_not_asked_just_now() {
         let (line, org): (Arc<Line>, Arc<str>) = (Arc::default(), "acme".into());
         let wakes: [Arc<Notify>; 3] = Default::default();
-        let ids: [_; 3] = std::array::from_fn(|_| ReservationId::new());
+        let ids: [_; 3] = std::array::from_fn(|_| ReservationId::new(Owner::of(None)));
         let late = line.join(&org, ids[0], 3_000, &wakes[0], 0);
         let mut early = line.join(&org, ids[1], 2_000, &wakes[1], 0);
         let middle = line.join(&org, ids[2], 2_500, &wakes[2], 40);

@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     limiter::{Asked, Asking, CHANGES_MAX, Limiter, Outcome},
     permit::Permit,
-    store::{Answer, ReservationId, Verdict},
+    store::{Answer, Verdict},
     subject::Subject,
     telemetry::{self, Verb},
 };
@@ -86,7 +86,7 @@ impl Acquire {
                     if let Some(permit) = waiting.until_due(&mut asking, clock, answer, permit).await? {
                         return Ok(permit);
                     }
-                    asking.id = ReservationId::new();
+                    asking.take_new_id();
                 }
                 (Outcome::Admitted(permit), ..) => return Ok(permit),
                 (Outcome::Denied(denial), _, unclaimed) => {

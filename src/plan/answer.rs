@@ -19,22 +19,9 @@ const SLOT_PAUSE: Duration = Duration::from_millis(250);
 impl Plan {
     /// Where each limit stands, in policy order, those on calls under way last; without those that are not the caller's business.
     pub(crate) fn statuses(&self, answer: &Answer) -> Vec<LimitStatus> {
-        let in_flight = |check: &SlotCheck| {
-            let slots = &self.policy.in_flight[check.limit];
-            let used = answer.in_flight.get(check.asked).copied().unwrap_or_default();
-            self.shows(&slots.scope).then(|| LimitStatus {
-                name: named(&slots.name, check.candidate),
-                resource: Resource::InFlight,
-                limit: check.amount,
-                used,
-                remaining: check.amount.saturating_sub(used),
-                window_ms: 0,
-                reset_after: Duration::ZERO,
-                shadow: check.shadow,
-            })
-        };
         let mut statuses = self.ledger_statuses(answer.now, &answer.ledgers);
-        statuses.extend(self.slot_checks.iter().filter_map(in_flight));
+        let shown = self.slot_checks.iter().filter(|check| self.shows(&self.policy.in_flight[check.limit].scope));
+        statuses.extend(shown.map(|check| self.slot_status(check, answer.in_flight.get(check.asked).copied())));
         statuses
     }
 
@@ -47,24 +34,42 @@ impl Plan {
     pub(crate) fn ledger_statuses(&self, now: u64, ledgers: &[LedgerState]) -> Vec<LimitStatus> {
         let status = |check: &Check| {
             let rule = &self.policy.rules[check.rule];
-            if !self.shows(&rule.scope) {
-                return None;
-            }
             let state = ledgers.get(check.ledger).copied().unwrap_or_default();
-            let used = state.used[check.place];
-            let reset_ms = if state.last_at == 0 { 0 } else { (state.last_at + rule.window_ms).saturating_sub(now) };
-            (!rule.smoothing).then(|| LimitStatus {
-                name: named(&rule.name, check.candidate),
-                resource: rule.resource.clone(),
-                limit: check.amount,
-                used,
-                remaining: check.amount.saturating_sub(used),
-                window_ms: rule.window_ms,
-                reset_after: Duration::from_millis(reset_ms),
-                shadow: check.shadow,
-            })
+            (!rule.smoothing && self.shows(&rule.scope)).then(|| self.status(check, now, state))
         };
         self.checks.iter().filter_map(status).collect()
+    }
+
+    /// Where a limit stands whose ledger is in this state.
+    pub(super) fn status(&self, check: &Check, now: u64, state: LedgerState) -> LimitStatus {
+        let rule = &self.policy.rules[check.rule];
+        let used = state.used[check.place];
+        let reset_ms = if state.last_at == 0 { 0 } else { (state.last_at + rule.window_ms).saturating_sub(now) };
+        LimitStatus {
+            name: named(&rule.name, check.candidate),
+            resource: rule.resource.clone(),
+            limit: check.amount,
+            used,
+            remaining: check.amount.saturating_sub(used),
+            window_ms: rule.window_ms,
+            reset_after: Duration::from_millis(reset_ms),
+            shadow: check.shadow,
+        }
+    }
+
+    /// Where a limit on calls under way stands, of which there are so many.
+    pub(super) fn slot_status(&self, check: &SlotCheck, live: Option<u64>) -> LimitStatus {
+        let used = live.unwrap_or_default();
+        LimitStatus {
+            name: named(&self.policy.in_flight[check.limit].name, check.candidate),
+            resource: Resource::InFlight,
+            limit: check.amount,
+            used,
+            remaining: check.amount.saturating_sub(used),
+            window_ms: 0,
+            reset_after: Duration::ZERO,
+            shadow: check.shadow,
+        }
     }
 
     /// The denial of a cost that exceeds a limit.

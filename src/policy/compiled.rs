@@ -3,7 +3,10 @@
 //! Invariant: rules and slots come from a policy that passed `validate`, in policy order; scopes are sorted, so that equal scopes are
 //! equal.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     error::Error,
@@ -23,6 +26,10 @@ pub(crate) struct Compiled {
     pub(crate) in_flight: Vec<Slots>,
     /// Whether figures of limits that do not count by user are left out of what a denial or permit shows.
     pub(crate) hide_org: bool,
+    /// The attributes that decide which limits hold a subject and what they count by, sorted; the org left out.
+    pub(crate) attributes: Vec<Box<str>>,
+    /// The longest window, at least a minute.
+    pub(crate) longest_ms: u64,
     headrooms: Headrooms,
     weights: Vec<Weight>,
 }
@@ -35,7 +42,10 @@ impl Compiled {
             in_flight.extend(slots_of(limit, &scope, &when));
             rules.extend(rules_of(limit, policy.margin_of(limit), &scope, &when));
         }
+        let rule_windows = rules.iter().map(|rule: &Rule| rule.window_ms);
         Self {
+            attributes: attributes_of(policy),
+            longest_ms: rule_windows.max().unwrap_or(0).max(60_000),
             rules,
             require: policy.require.iter().map(|attribute| attribute.as_str().into()).collect(),
             in_flight,
@@ -88,8 +98,11 @@ impl Rule {
         holds(&self.scope, &self.when, subject)
     }
 
-    /// Its scope and the user, sorted: by what a fair rule counts each user's part.
+    /// Its scope and the user, sorted: by what each user's part of it is counted.
     pub(crate) fn scope_of_each_user(&self) -> Arc<[Box<str>]> {
+        if self.scope.iter().any(|attribute| &**attribute == "user") {
+            return Arc::clone(&self.scope);
+        }
         sorted(self.scope.iter().map(AsRef::as_ref).chain(["user"]))
     }
 }
@@ -125,6 +138,19 @@ fn matches(when: &BTreeMap<String, Choices>, subject: &Subject) -> bool {
         subject.value(attribute).is_some_and(|value| accepted.0.contains(value))
     };
     when.iter().all(accepts)
+}
+
+/// Every attribute that a limit or a weight names, and the user.
+fn attributes_of(policy: &Policy) -> Vec<Box<str>> {
+    let of_limits = policy
+        .limits
+        .iter()
+        .flat_map(|limit| limit.scope.0[1..].iter().map(AsRef::as_ref).chain(limit.when.keys().map(String::as_str)));
+    let of_weights = policy.weights.iter().flat_map(|weight| weight.when.keys().map(String::as_str));
+    let required = policy.require.iter().map(String::as_str);
+    let all = of_limits.chain(of_weights).chain(required).chain(["user"]).filter(|name| *name != "org");
+    // sorted and each once
+    all.map(Box::from).collect::<BTreeSet<Box<str>>>().into_iter().collect()
 }
 
 /// The attributes besides the org.

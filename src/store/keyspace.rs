@@ -11,9 +11,13 @@
 //! allot:1:{<org>}:c                              what operators have decided
 //! allot:1:{<org>}:a                              who decided what, when
 //! allot:1:{<org>}:r:<second>                     records of reservations that no ledger carries, by the second of their id
+//! allot:1:{<org>}:u                              subjects that were admitted lately
+//! allot:1:orgs                                   orgs that were
 //! ```
 
 use std::{fmt::Write, sync::Arc};
+
+use crate::subject::Subject;
 
 #[cfg(any(feature = "redis", test))]
 use crate::store::ReservationId;
@@ -50,6 +54,47 @@ impl SlotsKey {
         let mut key = String::from("i");
         spell(scope, &mut key);
         Self(key.into())
+    }
+}
+
+/// Names a subject within its org: on the list of those that operators see. It has the attributes that limits go by, and no others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SubjectKey(Box<str>);
+
+impl SubjectKey {
+    /// `attributes` are names and values, the org left out.
+    pub(crate) fn new<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut key = String::with_capacity(24);
+        spell(attributes, &mut key);
+        Self(key.get(1..).unwrap_or_default().into())
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(&self) -> &str {
+        &self.0
+    }
+
+    /// What was stored, if it names a subject.
+    #[cfg(feature = "redis")]
+    pub(crate) fn restore(stored: String) -> Option<Self> {
+        let key = Self(stored.into());
+        key.subject("org").map(|_| key)
+    }
+
+    /// The subject of this org; `None` if it names none.
+    pub(crate) fn subject(&self, org: &str) -> Option<Subject> {
+        let mut subject = Subject::org(org);
+        let mut parts = self.0.split(':').filter(|part| !part.is_empty());
+        while let Some(attribute) = parts.next() {
+            let id = unescape(parts.next()?)?;
+            subject = match (attribute, attribute.strip_prefix("a.")) {
+                ("u", _) => subject.user(id),
+                ("m", _) => subject.model(id),
+                (_, Some(name)) => subject.attribute(name, id),
+                _ => return None,
+            };
+        }
+        subject.validate().ok().map(|()| subject)
     }
 }
 
@@ -105,12 +150,24 @@ impl OrgKeys {
         format!("{}{}", self.prefix, key.0)
     }
 
+    pub(crate) fn subjects(&self) -> String {
+        format!("{}u", self.prefix)
+    }
+
     /// Where the record of `id` lives when no ledger carries it. An id begins with its client's time in milliseconds.
     pub(crate) fn records(&self, id: &ReservationId) -> String {
         let ms = id.0[..6].iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte));
-        format!("{}r:{:x}", self.prefix, ms / 1000)
+        self.records_of_second(ms / 1000)
+    }
+
+    pub(crate) fn records_of_second(&self, second: u64) -> String {
+        format!("{}r:{second:x}", self.prefix)
     }
 }
+
+/// Where the list of orgs lives: in no org's slot.
+#[cfg(feature = "redis")]
+pub(crate) const ORGS: &str = "allot:1:orgs";
 
 /// Escapes what would end an id early: `{`, `}`, `:`, `%` and control bytes.
 fn escape(id: &str, key: &mut String) {
@@ -122,6 +179,18 @@ fn escape(id: &str, key: &mut String) {
             c => key.push(c),
         }
     }
+}
+
+/// What [`escape`] made of an id; `None` if it made no such text.
+fn unescape(spelled: &str) -> Option<String> {
+    let mut parts = spelled.split('%');
+    let mut id = parts.next()?.to_owned();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2)?;
+        id.push(char::from(u8::from_str_radix(code, 16).ok().filter(u8::is_ascii)?));
+        id.push_str(rest);
+    }
+    Some(id)
 }
 
 #[cfg(test)]
@@ -138,6 +207,13 @@ mod tests {
         #[test]
         fn no_two_orgs_share_a_key(a in "[a-c{}:%\\x00-\\x1f]{1,6}", b in "[a-c{}:%\\x00-\\x1f]{1,6}") {
             prop_assert_eq!(spelled(&a) == spelled(&b), a == b);
+        }
+
+        #[test]
+        fn a_subject_is_read_as_it_was_written(user in "\\PC{1,9}|[{}:%\\x00-\\x1fa.]{1,9}", model in "[a.:%]{1,4}", tier in "[ab:%]{1,4}") {
+            let key = SubjectKey::new([("user", &*user), ("model", &*model), ("tier", &*tier)]);
+            let subject = Subject::org("acme").user(user).model(model).attribute("tier", tier);
+            prop_assert_eq!(key.subject("acme"), Some(subject));
         }
 
         #[test]

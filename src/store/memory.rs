@@ -4,12 +4,14 @@
 //! the orgs it belongs to are used, and all of it within a sweep.
 
 mod book;
+mod look;
+mod roster;
 
 use std::collections::{HashMap, VecDeque};
 
 use parking_lot::Mutex;
 
-use self::book::Book;
+use self::{book::Book, roster::Roster};
 use crate::{
     calendar::{
         Amounts, Ask, Ledger, earliest,
@@ -20,8 +22,8 @@ use crate::{
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, AskedLedger, AskedSlots, Contents, Ending, Governed, InspectRequest, Inspected, Lease,
-        LedgerState, Notes, ReservationId, SettleRequest, Settled, StoredControls, Verdict,
+        AcquireRequest, Answer, AskedLedger, AskedSlots, Ending, Governed, Lease, LedgerState, Notes, ReservationId,
+        SettleRequest, Settled, StoredControls, Verdict,
         keyspace::{LedgerKey, SlotsKey},
     },
 };
@@ -53,6 +55,7 @@ struct Org {
     pools: HashMap<(LedgerKey, usize), Pool>,
     slots: HashMap<SlotsKey, Slots>,
     book: Book,
+    roster: Roster,
 }
 
 /// A request as fair share leaves it.
@@ -92,29 +95,6 @@ impl MemoryStore {
 
     pub(crate) fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {
         self.with_org(org, |org, now| requests.iter().map(|request| Ok(org.settle(request, now))).collect())
-    }
-
-    pub(crate) fn inspect(&self, org: &str, request: &InspectRequest) -> Inspected {
-        let orgs = self.orgs.lock();
-        let now = self.clock.now_ms();
-        let org = orgs.by_name.get(org);
-        let contents = |(key, window): &(LedgerKey, u64)| {
-            let ledger = org.and_then(|org| org.ledgers.get(key));
-            let entries = ledger.map(Ledger::entries).unwrap_or_default();
-            Contents { entries: entries.iter().filter(|entry| entry.at + window > now).copied().collect() }
-        };
-        Inspected { now, ledgers: request.ledgers.iter().map(contents).collect() }
-    }
-
-    pub(crate) fn reset(&self, org: &str, request: &InspectRequest) {
-        self.with_org(org, |org, now| {
-            for (key, _) in &request.ledgers {
-                if let Some(ledger) = org.ledgers.get_mut(key) {
-                    ledger.advance(now);
-                    ledger.reset();
-                }
-            }
-        });
     }
 
     pub(crate) fn renew(&self, org: &str, leases: &[Lease], lease_ms: u64) -> Vec<bool> {
@@ -411,12 +391,14 @@ impl Org {
         self.slots.retain(|_, slots| slots.live(now) > 0);
         self.pools.retain(|_, pool| pool.expires_at() > now);
         self.records.retain(|_, record| record.expires_at > now);
+        self.roster.prune(now);
         let records = &self.records;
         self.expiring.retain(|(_, id)| records.contains_key(id));
         !(self.ledgers.is_empty()
             && self.records.is_empty()
             && self.pools.is_empty()
             && self.slots.is_empty()
+            && self.roster.is_empty()
             && self.book.is_empty())
     }
 }

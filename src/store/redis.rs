@@ -4,31 +4,49 @@
 //! until the deadline, never guessed; NOSCRIPT is never seen by a caller. `redis` types stay below this module.
 
 mod connect;
+mod list;
 mod reply;
 mod request;
 pub(crate) mod script;
 
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use redis::FromRedisValue;
 
 use self::{
     connect::Connections,
     request::Packed,
-    script::{CONTROLS, Failure, GOVERN, INSPECT, RENEW, Script, Scripts},
+    script::{CONTROLS, Failure, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
     error::{Error, ErrorKind},
     store::{
-        AcquireRequest, Answer, Governed, InspectRequest, Inspected, Lease, SettleRequest, Settled, StoredControls,
-        keyspace::OrgKeys,
+        AcquireRequest, Answer, Governed, Lease, SettleRequest, Settled, StoredControls,
+        inspection::{InspectRequest, Inspected, Open, Owner},
+        keyspace::{LedgerKey, ORGS, OrgKeys, SubjectKey},
     },
     telemetry,
 };
 
 /// The longest pause before a call is repeated.
 const REPEAT_PAUSE: Duration = Duration::from_millis(5);
+
+/// What Redis can be asked more than once.
+enum Question<'a> {
+    Script(&'a Script, &'a Packed),
+    Pipe(&'a redis::Pipeline),
+}
+
+/// Members that are noted in one call.
+const NOTED_MAX: usize = 500;
+/// Seconds whose records are looked at in one call: each is a hash that is read whole.
+const SECONDS_MAX: usize = 8;
+/// How far the clocks of processes may be ahead of the one that looks for what they made, in seconds.
+const AHEAD_S: u64 = 30;
 
 /// Ledgers and reservations in Redis.
 #[derive(Debug)]
@@ -90,8 +108,54 @@ impl RedisStore {
         reply::inspected(&reply, request)
     }
 
-    pub(crate) async fn reset(&self, org: &str, request: &InspectRequest) -> Result<(), Error> {
-        let packed = request::inspect(&OrgKeys::new(org), request);
+    pub(crate) async fn open(&self, org: &str, owner: Option<Owner>, back_ms: u64) -> Result<Vec<Open>, Error> {
+        let keys = OrgKeys::new(org);
+        // ids are made by the clocks of processes
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let seconds: Vec<_> = (since_epoch.saturating_sub(back_ms.div_ceil(1_000))..since_epoch + AHEAD_S).collect();
+        let mut open = Vec::new();
+        for some in seconds.chunks(SECONDS_MAX) {
+            let reply = self.repeat_until_answered(&OPEN, &request::open(&keys, some, owner)).await?;
+            open.extend(reply::open(&reply)?);
+        }
+        Ok(open)
+    }
+
+    pub(crate) async fn note(&self, org: &str, subjects: &[SubjectKey], life_ms: u64) -> Result<(), Error> {
+        let key = OrgKeys::new(org).subjects();
+        for some in subjects.chunks(NOTED_MAX) {
+            let packed = request::note(&key, some.iter().map(SubjectKey::stored), life_ms);
+            self.repeat::<u64>(&Question::Script(&NOTE, &packed)).await?;
+        }
+        let packed = request::note(ORGS, std::iter::once(org), life_ms);
+        self.repeat::<u64>(&Question::Script(&NOTE, &packed)).await.map(drop)
+    }
+
+    pub(crate) async fn orgs(&self) -> Result<Vec<String>, Error> {
+        self.list(ORGS).await
+    }
+
+    pub(crate) async fn subjects(&self, org: &str) -> Result<Vec<SubjectKey>, Error> {
+        let stored = self.list(&OrgKeys::new(org).subjects()).await?;
+        Ok(stored.into_iter().filter_map(SubjectKey::restore).collect())
+    }
+
+    /// Who is on a list, sorted.
+    async fn list(&self, key: &str) -> Result<Vec<String>, Error> {
+        let (mut cursor, mut members) = (0, BTreeSet::new());
+        loop {
+            let answer: list::Answer = self.repeat(&Question::Pipe(&list::page(key, cursor))).await?;
+            let page = list::Page::from(answer);
+            members.extend(page.members);
+            cursor = page.next;
+            if cursor == 0 {
+                return Ok(members.into_iter().collect());
+            }
+        }
+    }
+
+    pub(crate) async fn reset(&self, org: &str, ledgers: &[(LedgerKey, u64)]) -> Result<(), Error> {
+        let packed = request::reset(&OrgKeys::new(org), ledgers);
         self.repeat_until_answered(self.scripts.control, &packed).await.map(drop)
     }
 
@@ -112,10 +176,15 @@ impl RedisStore {
     }
 
     async fn repeat_until_answered(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Error> {
+        self.repeat(&Question::Script(script, packed)).await
+    }
+
+    /// Asks until there is an answer, or a failure that no repeat mends, or the deadline has passed.
+    async fn repeat<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, Error> {
         let mut last = None;
         let answered = tokio::time::timeout(self.deadline, async {
             loop {
-                match self.call(script, packed).await {
+                match self.ask(question).await {
                     Ok(reply) => return Ok(reply),
                     Err(Failure { error, repeat: false }) => return Err(error),
                     Err(Failure { error, repeat: true }) => last = Some(error),
@@ -134,9 +203,12 @@ impl RedisStore {
         reply
     }
 
-    async fn call(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Failure> {
+    async fn ask<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, Failure> {
         let mut connection = self.connections.shared()?;
-        script.call(&mut connection, packed).await
+        match question {
+            Question::Script(script, packed) => script.call(&mut connection, packed).await,
+            Question::Pipe(commands) => Ok(commands.query_async(&mut connection).await?),
+        }
     }
 
     /// Logs when the store begins or ceases to fail.

@@ -1,13 +1,14 @@
 //! How a reply of the scripts is read. `lua/acquire.lua`, `lua/settle.lua` and `lua/README.md` have the layouts.
 
 use crate::{
-    calendar::{Entry, fair::Standing},
+    calendar::fair::Standing,
     error::{Error, ErrorKind},
-    store::{
-        AcquireRequest, Answer, AuditEntry, Contents, InspectRequest, Inspected, LedgerState, Settled, StoredControls,
-        Verdict,
-    },
+    store::{AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict},
 };
+
+mod stored;
+
+pub(crate) use self::stored::{inspected, open};
 
 /// Bytes taken from the front.
 struct Reader<'a>(&'a [u8]);
@@ -112,62 +113,6 @@ pub(crate) fn controls(bytes: &[u8]) -> Result<StoredControls, Error> {
 pub(crate) fn renewed(bytes: &[u8], leases: usize) -> Result<Vec<bool>, Error> {
     let mut reader = Reader(bytes);
     (0..leases).map(|_| Ok(reader.number(1)? > 0)).collect()
-}
-
-pub(crate) fn inspected(bytes: &[u8], request: &InspectRequest) -> Result<Inspected, Error> {
-    let mut reader = Reader(bytes);
-    let now = reader.number(6)?;
-    let contents = |(_, window_ms): &(_, u64)| {
-        let size = usize::try_from(reader.number(4)?).unwrap_or(usize::MAX);
-        let mut entries = entries(reader.bytes(size)?)?;
-        entries.retain(|entry| entry.at + window_ms > now);
-        Ok(Contents { entries })
-    };
-    Ok(Inspected { now, ledgers: request.ledgers.iter().map(contents).collect::<Result<_, Error>>()? })
-}
-
-/// The entries of a ledger as stored: times ascending and distinct, none of nothing.
-fn entries(stored: &[u8]) -> Result<Vec<Entry>, Error> {
-    let mut entries = Vec::new();
-    let Some(kind) = stored.last() else { return Ok(entries) };
-    let tail = |size| stored.len().checked_sub(size).ok_or_else(|| unreadable("a ledger is too short"));
-    match kind {
-        b'Q' => {
-            let mut reader = Reader(&stored[..tail(26)?]);
-            while !reader.0.is_empty() {
-                let (_id, stamp, amounts) = (reader.bytes(16)?, reader.number(6)?, reader.amounts(4)?);
-                put(&mut entries, Entry { at: stamp / 4, amounts });
-            }
-        }
-        b'L' => {
-            let mut cold = Reader(&stored[tail(147)?..]);
-            let (_reset, _born, _expires, _frozen_until) =
-                (cold.number(6)?, cold.number(6)?, cold.number(6)?, cold.number(6)?);
-            let (frozen, past, booked) = (cold.number(1)?, cold.number(2)?, cold.number(2)?);
-            let (_line, _sums) = (cold.bytes(44)?, cold.bytes(21)?);
-            let newest = Entry { at: cold.number(6)?, amounts: cold.amounts(6)? };
-            let mut reader = Reader(&stored[..tail(147)?]);
-            let _frozen = reader.bytes(usize::try_from(frozen).unwrap_or(usize::MAX).saturating_mul(34))?;
-            for index in 1..=past + booked {
-                let entry = Entry { at: reader.number(6)?, amounts: reader.amounts(6)? };
-                put(&mut entries, if index == past { newest } else { entry });
-            }
-        }
-        _ => return Err(unreadable("a ledger has an unknown format")),
-    }
-    Ok(entries)
-}
-
-fn put(entries: &mut Vec<Entry>, entry: Entry) {
-    match entries.last_mut() {
-        _ if entry.amounts == [0; 3] => {}
-        Some(last) if last.at == entry.at => {
-            for (sum, amount) in last.amounts.iter_mut().zip(entry.amounts) {
-                *sum += amount;
-            }
-        }
-        _ => entries.push(entry),
-    }
 }
 
 fn unreadable(message: &str) -> Error {

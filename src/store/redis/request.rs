@@ -7,7 +7,8 @@ use redis::Cmd;
 use crate::{
     calendar::ENTRY_MAX,
     store::{
-        AcquireRequest, Ending, FairAsk, Governed, InspectRequest, Lease, Notes, ReservationId, SettleRequest,
+        AcquireRequest, Ending, FairAsk, Governed, Lease, Notes, ReservationId, SettleRequest,
+        inspection::{InspectRequest, Owner},
         keyspace::{LedgerKey, OrgKeys, SlotsKey},
     },
 };
@@ -150,10 +151,37 @@ pub(crate) fn controls(org: &OrgKeys, entries: u16) -> Packed {
     Packed { keys: vec![org.head(), org.controls(), org.audit()], arguments: vec![entries.to_string().into_bytes()] }
 }
 
-/// Of `inspect` and `control`: ledgers only.
 pub(crate) fn inspect(org: &OrgKeys, request: &InspectRequest) -> Packed {
+    let strings = request.ledgers.len() + request.pools.len();
+    let pool = |(key, place): &(LedgerKey, usize)| {
+        let [state, ..] = org.pool(key, *place);
+        state
+    };
+    let keys = [org.head(), org.controls()]
+        .into_iter()
+        .chain(request.ledgers.iter().map(|(key, _)| org.ledger(key)))
+        .chain(request.pools.iter().map(pool))
+        .chain(request.slots.iter().map(|key| org.slots(key)))
+        .collect();
+    Packed { keys, arguments: vec![strings.to_string().into_bytes()] }
+}
+
+pub(crate) fn open(org: &OrgKeys, seconds: &[u64], owner: Option<Owner>) -> Packed {
+    let records = seconds.iter().map(|second| org.records_of_second(*second));
+    let owner = owner.map(|owner| owner.0.to_vec()).unwrap_or_default();
+    Packed { keys: std::iter::once(org.head()).chain(records).collect(), arguments: vec![owner] }
+}
+
+pub(crate) fn note<'a>(key: &str, members: impl Iterator<Item = &'a str>, life_ms: u64) -> Packed {
+    let members = members.map(|member| member.as_bytes().to_vec());
+    let arguments = std::iter::once(life_ms.to_string().into_bytes()).chain(members).collect();
+    Packed { keys: vec![key.to_owned()], arguments }
+}
+
+/// Of `control`: ledgers only.
+pub(crate) fn reset(org: &OrgKeys, ledgers: &[(LedgerKey, u64)]) -> Packed {
     let mut keys = Keys::default();
-    for (key, window_ms) in &request.ledgers {
+    for (key, window_ms) in ledgers {
         keys.ledger(key, *window_ms, false);
     }
     let bytes = keys.header(0);

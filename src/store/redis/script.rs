@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use redis::{ErrorKind as RedisErrorKind, RedisError, ServerErrorKind, aio::ConnectionLike};
+use redis::{ErrorKind as RedisErrorKind, FromRedisValue, RedisError, ServerErrorKind, aio::ConnectionLike};
 
 use crate::{
     error::{Error, ErrorKind},
@@ -63,6 +63,8 @@ pub(crate) static INSPECT: Script = script!("lib/clock.lua", "inspect.lua");
 pub(crate) static GOVERN: Script = script!("lib/clock.lua", "govern.lua");
 pub(crate) static CONTROLS: Script = script!("lib/clock.lua", "controls.lua");
 pub(crate) static RENEW: Script = script!("lib/clock.lua", "renew.lua");
+pub(crate) static OPEN: Script = script!("lib/clock.lua", "open.lua");
+pub(crate) static NOTE: Script = script!("note.lua");
 
 /// The scripts that a store calls.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +102,11 @@ pub(crate) struct Failure {
 
 impl Script {
     /// Calls the script. One round trip; two when the server does not know it yet.
-    pub(crate) async fn call(&self, connection: &mut impl ConnectionLike, packed: &Packed) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn call<T: FromRedisValue>(
+        &self,
+        connection: &mut impl ConnectionLike,
+        packed: &Packed,
+    ) -> Result<T, Failure> {
         let digest = self.digest.get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
         let by_digest = packed.command("EVALSHA", digest).query_async(connection).await;
         match by_digest {
