@@ -3,9 +3,10 @@
 use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
 use allotment::{
-    Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Denial, Error, ErrorKind, Lease,
-    Limit, LimitStatus, Limiter, LimiterBuilder, ManualClock, Outcome, Permit, Policy, PolicySource, Preset, Reason,
-    Resource, Retry, RunError, Subject,
+    Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Denial, Error, ErrorKind,
+    Explanation, Inspection, Lease, Limit, LimitStatus, LimitUse, Limiter, LimiterBuilder, ManualClock,
+    OpenReservation, Outcome, PartUse, Permit, Policy, PolicySource, Preset, Reason, Resource, Retry, RunError,
+    Subject, UserUse,
 };
 
 use crate::house::text;
@@ -140,6 +141,33 @@ async fn a_call_under_way_holds_a_slot() {
     assert!(lease.is_live() && lease.token() > 0);
     let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
     assert_eq!((denial.reason, denial.retry), (Reason::InFlight, Retry::Estimate(MINUTE)));
+}
+
+#[tokio::test]
+async fn an_operator_looks() {
+    let (limiter, _) = limiter(2);
+    let admin = Admin::new(&limiter, "dana").unwrap();
+    let _permit = limiter.acquire(&alice(), Cost::images(2)).await.unwrap();
+    assert_eq!(admin.orgs().await.unwrap(), ["acme"]);
+    assert_eq!(admin.subjects("acme").await.unwrap(), [Subject::org("acme").user("alice")]);
+    let users: Vec<UserUse> = admin.users("acme").await.unwrap();
+    let (fullest, part): (&LimitUse, f64) = users[0].fullest().unwrap();
+    assert_eq!((&*users[0].user, users[0].limits.len(), users[0].open, part), ("alice", 1, 1, 1.0));
+    assert_eq!((fullest.status.used, fullest.booked, fullest.scope["user"].as_str()), (2, 0, "alice"));
+    assert_eq!(users[0].oldest_open, Some(Duration::ZERO));
+    let parts: Vec<PartUse> = admin.users_of("acme", "user", "images").await.unwrap();
+    assert_eq!((&*parts[0].user, parts[0].used, parts[0].booked), ("alice", 2, 0));
+    let seen: Inspection = admin.inspect(&alice()).await.unwrap();
+    let open: &OpenReservation = &seen.open[0];
+    assert_eq!(
+        (open.at_ms, open.age, open.cost.of(&Resource::Images), open.id.len()),
+        (seen.at_ms, Duration::ZERO, 2, 36)
+    );
+    assert_eq!((seen.limits.len(), seen.controls.len()), (1, 0));
+    let why: Explanation = admin.explain(&alice(), Cost::images(1)).await.unwrap();
+    assert_eq!((why.at_ms, why.limits.len(), why.users.len(), why.controls.len()), (seen.at_ms, 1, 1, 0));
+    let Decision::Denied(denial) = why.decision else { panic!() };
+    assert_eq!((denial.retry, Explanation::USERS_MAX), (Retry::After(MINUTE), 10));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod faults;
 mod fixtures;
 mod histories;
 mod house;
+mod inspection;
 mod layers;
 mod leases;
 mod model;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use allotment::{
     ManualClock,
-    testing::{RawAcquire, RawAsk, RawFair, RawLedger, RawSettle, RawStore, RawVerdict},
+    testing::{RawAcquire, RawAnswer, RawAsk, RawFair, RawLedger, RawSettle, RawStore, RawVerdict},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
@@ -164,6 +164,19 @@ impl History {
         }
     }
 
+    /// What a look at both stores says of a request that is alone, new, not willing to wait, and not noted in a pool: what is then decided.
+    async fn foresee(&self, redis: &RawStore, batch: &[RawAcquire], repeats: bool) -> Option<[RawVerdict; 2]> {
+        let [request] = batch else { return None };
+        let is_noted = request.fair.iter().any(|fair| fair.notes > 0);
+        let is_known = self.made.iter().any(|made| made.request.id == request.id);
+        if repeats || is_noted || is_known || request.max_wait_ms > 0 {
+            return None;
+        }
+        let model = self.memory.foresee(&self.org, request).await.unwrap();
+        let lua = redis.foresee(&self.org, request).await.unwrap();
+        Some([model.verdict, lua.verdict])
+    }
+
     /// A request as before: a repeat, or a question whether the place moved up.
     fn repeated(&mut self) -> Option<RawAcquire> {
         // a record lives for 60 s at least, and nobody repeats for as long
@@ -273,7 +286,13 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
                             .unwrap_or_else(|| history.request())
                     }))
                     .collect();
+                let foreseen = history.foresee(redis, &batch, again).await;
                 let model = history.memory.acquire(&history.org, &batch).await;
+                if let (Some(foreseen), Ok(RawAnswer { verdict, .. })) = (foreseen, &model[0])
+                    && *verdict != RawVerdict::Stale
+                {
+                    assert_eq!([verdict, verdict], [&foreseen[0], &foreseen[1]], "{at}: foreseen of {batch:?}");
+                }
                 let lua = redis.acquire(&history.org, &batch).await;
                 for ((request, model), lua) in batch.iter().cloned().zip(model).zip(lua) {
                     let (model, lua) = (model.unwrap(), lua.unwrap_or_else(|error| panic!("{at}: {error:?}")));
