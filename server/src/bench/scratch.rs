@@ -7,6 +7,9 @@ use redis::aio::MultiplexedConnection;
 
 use super::probe::connect;
 
+/// Where the store lists orgs.
+const ORGS: &str = "allot:1:orgs";
+
 /// The run's own corner of the keyspace: a short random prefix of all its orgs.
 #[derive(Clone)]
 pub(super) struct Scratch {
@@ -34,7 +37,7 @@ impl Scratch {
         format!("allot:1:{{{}*", self.prefix)
     }
 
-    /// Deletes all keys of the run and says how many there were. One SCAN of the keyspace per pass.
+    /// Deletes all keys of the run and says how many there were; takes its orgs off the list of orgs. One SCAN of the keyspace per pass.
     ///
     /// Passes are repeated until one finds nothing: a connection that was closed in mid-flight may leave calls in the server's buffers,
     /// which run after it.
@@ -47,10 +50,15 @@ impl Scratch {
         let mut removed = 0;
         loop {
             match remove(&mut connection, &self.pattern(), &[]).await? {
-                0 => return Ok(removed),
+                0 => break,
                 more => removed += more,
             }
         }
+        let listed: Vec<String> = redis::cmd("ZRANGE").arg(ORGS).arg(0).arg(-1).query_async(&mut connection).await?;
+        for org in listed.iter().filter(|org| org.starts_with(&self.prefix)) {
+            redis::cmd("ZREM").arg(ORGS).arg(org).exec_async(&mut connection).await?;
+        }
+        Ok(removed)
     }
 
     /// Deletes the string keys of the orgs whose case begins with `case`. One SCAN of the keyspace.
