@@ -147,12 +147,12 @@ pub(crate) fn plain() -> Table {
     table
 }
 
-fn row(name: &str, value: impl ToString) -> Vec<Cell> {
-    vec![Cell::new(name), Cell::new(value)]
+pub(crate) fn row(name: &str, value: impl Into<Cell>) -> Vec<Cell> {
+    vec![Cell::new(name), value.into()]
 }
 
 /// A figure in red if it is bad.
-fn judged(value: impl ToString, bad: bool) -> Cell {
+pub(crate) fn judged(value: impl ToString, bad: bool) -> Cell {
     let cell = Cell::new(value);
     if bad { cell.fg(Color::Red) } else { cell }
 }
@@ -165,6 +165,6 @@ fn seconds(ms: u64) -> String {
     format!("{:.1} s", ms as f64 / 1_000.0)
 }
 
-fn counted(count: u64, one: &str, many: &str) -> String {
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
