@@ -73,6 +73,8 @@ struct Defaults {
     windows: u32,
     /// Calls a minute that one process keeps up with at that speed.
     calls: f64,
+    /// From when on the use of the quota is measured.
+    measured_after: Duration,
 }
 
 impl SceneFlags {
@@ -99,6 +101,6 @@ impl SceneFlags {
             enforcement: Enforcement::Refill,
             hidden_errors: false,
         };
-        Ok(Play { scenario, policy, terms })
+        Ok(Play { scenario, policy, terms, measured_after: defaults.measured_after })
     }
 }

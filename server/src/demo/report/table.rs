@@ -68,7 +68,7 @@ pub(crate) fn summary(report: &Report, tally: &Tally) -> String {
         // A refilling API that nobody has used serves nearly twice its limit in the first minute.
         Some(used) if used > 1.0 => format!("{} (the API began unused)", percent(used)),
         Some(used) => percent(used),
-        None => "- (measured from the second minute on)".to_owned(),
+        None => format!("- (measured from {} s on)", report.measured_after.as_secs()),
     };
     table.add_row(row("quota used", used));
     table.to_string()
