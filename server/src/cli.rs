@@ -39,6 +39,9 @@ enum Command {
     /// Plays one process of `demo --processes`; it talks to its parent over stdin and stdout
     #[command(hide = true)]
     DemoProcess,
+    /// Plays one process of `demo crash`; it talks to its parent over stdin and stdout
+    #[command(hide = true)]
+    DemoHolder,
 }
 
 /// Runs the command line `args`, the program's name first.
@@ -55,6 +58,7 @@ pub(crate) async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(args) => demo::run(*args).await,
         Command::Bench(args) => args.run().await,
         Command::DemoProcess => demo::run_child().await,
+        Command::DemoHolder => demo::run_holder().await,
     };
     outcome.unwrap_or_else(|error| {
         note_line(&format!("error: {}", secrets.redact(&format!("{error:#}"))));

@@ -36,7 +36,7 @@ use self::{
     tally::Tally,
     upstream::LiveUpstream,
 };
-pub(crate) use self::{options::DemoArgs, process::run_child};
+pub(crate) use self::{options::DemoArgs, process::run_child, scene::run_holder};
 use crate::output::{note_line, print_line};
 
 /// The exit status of a run that broke a promise.
@@ -80,6 +80,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
         }
         Some(Scene::Incident(incident)) => perform(&incident.play()?, |played| incident.words(played)).await,
         Some(Scene::Priority(priority)) => perform(&priority.play()?, |played| priority.words(played)).await,
+        Some(Scene::Crash(crash)) => crash.run().await,
     }
 }
 

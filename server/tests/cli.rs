@@ -91,6 +91,9 @@ fn a_password_in_a_redis_url_is_printed_nowhere() {
         vec!["demo", "--redis", url],
         vec!["demo", "--redis", url, "--processes", "2"],
         vec!["demo", "--redis", url, "--seed", "x"],
+        vec!["demo", "crash", "--redis", url],
+        vec!["demo", "crash", "--redis", url, "--slots", "x"],
+        vec!["demo", "crash", "--redis", "redis://:hunter2-secret@:bad:port"],
         vec!["demo", "--redis", "redis://:hunter2-secret@:bad:port"],
         vec!["demo", "--redis", "rediss://:hunter2-secret@127.0.0.1:1", "--json"],
         vec!["demo", "--redis", "http://:hunter2-secret@127.0.0.1:1"],
@@ -118,15 +121,19 @@ fn help_and_version_go_to_stdout() {
         assert!(String::from_utf8(output.stdout).unwrap().contains("allotment"), "{args:?}");
     }
     assert!(printed(&allotment(&["demo", "--help"])).contains("Exit status"));
-    assert!(!printed(&allotment(&["--help"])).contains("demo-process"), "the children's command is not for people");
+    for hidden in ["demo-process", "demo-holder"] {
+        assert!(!printed(&allotment(&["--help"])).contains(hidden), "the children's commands are not for people");
+    }
 }
 
 #[test]
 fn a_child_without_a_parent_ends() {
-    let output = Command::new(env!("CARGO_BIN_EXE_allotment"))
-        .arg("demo-process")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    assert!(printed(&output).contains("the parent did not say what to play"));
+    for (command, expected) in [
+        ("demo-process", "the parent did not say what to play"),
+        ("demo-holder", "the parent did not say what to hold"),
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_allotment"));
+        let output = child.arg(command).stdin(std::process::Stdio::null()).output().unwrap();
+        assert!(printed(&output).contains(expected));
+    }
 }

@@ -13,7 +13,7 @@ use super::{
     load::{Call, Group, Load},
     policy::{self, TOKENS_PER_IMAGE, Wishes},
     scene::Scene,
-    upstream::{Enforcement, Terms},
+    upstream::{Enforcement, MINUTE, Terms},
 };
 use crate::redact::Secrets;
 
@@ -110,6 +110,8 @@ pub(crate) struct Play {
     /// The limits as they are written, not sped up.
     pub(crate) policy: Policy,
     pub(crate) terms: Terms,
+    /// From this unscaled time on the use of the quota is measured: it fills before.
+    pub(crate) measured_after: Duration,
 }
 
 impl Scenario {
@@ -180,7 +182,7 @@ impl DemoArgs {
             enforcement: self.enforce,
             hidden_errors: self.hidden_errors,
         };
-        Ok(Play { scenario, policy, terms })
+        Ok(Play { scenario, policy, terms, measured_after: MINUTE })
     }
 
     /// The speed asked for, or the fastest sensible one.

@@ -30,9 +30,11 @@ pub(crate) struct Report {
     /// Calls that were not admitted.
     pub(crate) denied: u64,
     pub(crate) upstream_refused: u64,
-    /// The time average of the share of the upstream's image quota that its rolling minute holds, from the second minute on. Refused
-    /// calls are not in it. `None` for a run of a minute or less.
+    /// The time average of the share of the upstream's image quota that its rolling minute holds, from when on it is measured. Refused
+    /// calls are not in it. `None` for a run that is no longer than that.
     pub(crate) quota_used: Option<f64>,
+    #[serde(skip)]
+    pub(crate) measured_after: Duration,
     pub(crate) wait_ms: Waits,
     pub(crate) limits: Vec<LimitReport>,
     pub(crate) users: Vec<UserReport>,
@@ -128,7 +130,8 @@ impl Report {
             admitted: tally.admitted.len() as u64,
             denied: tally.denied + tally.failed,
             upstream_refused: tally.refused,
-            quota_used: quota_used(play, tally, Period { from: MINUTE, until: lasted }, |_| true),
+            quota_used: quota_used(play, tally, Period { from: play.measured_after, until: lasted }, |_| true),
+            measured_after: play.measured_after,
             wait_ms: waits(tally, scenario.speed),
             limits,
             users: users.collect(),

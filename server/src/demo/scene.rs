@@ -1,5 +1,6 @@
-//! Scenes: loads of known figures, played by the demo's fleet and judged as the plain demo is.
+//! Scenes: loads of known figures, played by the demo's fleet and judged as the plain demo is; and a crash, which has no load.
 
+mod crash;
 mod figures;
 mod incident;
 mod priority;
@@ -10,7 +11,8 @@ use allotment::Policy;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use self::{incident::IncidentArgs, priority::PriorityArgs};
+pub(crate) use self::crash::run_holder;
+use self::{crash::CrashArgs, incident::IncidentArgs, priority::PriorityArgs};
 use super::{
     load::{Group, Load},
     options::{Play, SPEED_MAX, Scenario, number, url, whole},
@@ -30,9 +32,15 @@ pub(crate) enum Scene {
     ///
     /// From the middle of the run on the interactive users want 50 % of the pool instead of 5 %. Exit status: as that of `allotment demo`.
     Priority(PriorityArgs),
+    /// Kills processes that hold slots, and shows when the slots come back and that none is held twice
+    ///
+    /// One more process is stopped for longer than its lease, and goes on when another has its slot. Exit status: 0 if all slots came back
+    /// within the lease and 1 s, no more leases than slots were ever live, fencing tokens grew, and the resumed process was refused; 1 if
+    /// not, 2 if it could not run, 130 after Ctrl-C.
+    Crash(CrashArgs),
 }
 
-/// The flags that all scenes have.
+/// The flags of the scenes that the demo's fleet plays.
 #[derive(Args)]
 pub(crate) struct SceneFlags {
     /// Keeps the ledgers in this Redis, such as redis://localhost [default: the embedded store]
@@ -65,6 +73,8 @@ struct Defaults {
     windows: u32,
     /// Calls a minute that one process keeps up with at that speed.
     calls: f64,
+    /// From when on the use of the quota is measured.
+    measured_after: Duration,
 }
 
 impl SceneFlags {
@@ -91,6 +101,6 @@ impl SceneFlags {
             enforcement: Enforcement::Refill,
             hidden_errors: false,
         };
-        Ok(Play { scenario, policy, terms })
+        Ok(Play { scenario, policy, terms, measured_after: defaults.measured_after })
     }
 }

@@ -5,12 +5,12 @@ use std::{collections::HashMap, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines, Stdin},
+    io::AsyncWriteExt,
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
-use super::{ToChild, ToParent};
+use super::{Parent, ToChild, ToParent};
 use crate::demo::{
     fleet::{Fleet, Link},
     gate::{Gate, epoch_ms},
@@ -48,10 +48,10 @@ impl CallParent {
 pub(crate) async fn run_child() -> Result<ExitCode> {
     // A Ctrl-C reaches the whole process group; the parent decides what it means and says so.
     tokio::spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut parent = Parent::new();
     let (says, said) = mpsc::unbounded_channel();
     let writing = tokio::spawn(write_lines(said));
-    if let Err(message) = play(&mut lines, &says).await {
+    if let Err(message) = play(&mut parent, &says).await {
         let _ = says.send(ToParent::Failed(message));
     } else {
         let _ = says.send(ToParent::Finished);
@@ -63,25 +63,25 @@ pub(crate) async fn run_child() -> Result<ExitCode> {
 }
 
 /// Plays to the end; what went wrong is told without secrets.
-async fn play(lines: &mut Lines<BufReader<Stdin>>, says: &mpsc::UnboundedSender<ToParent>) -> Result<(), String> {
+async fn play(parent: &mut Parent, says: &mpsc::UnboundedSender<ToParent>) -> Result<(), String> {
     let plain = |error: anyhow::Error| format!("{error:#}");
-    let Some(ToChild::Play { scenario, index }) = hear(lines).await.map_err(plain)? else {
+    let Some(ToChild::Play { scenario, index }) = parent.hear().await.map_err(plain)? else {
         return Err("the parent did not say what to play".to_owned());
     };
     let secrets = scenario.secrets();
-    play_scenario(*scenario, index, lines, says).await.map_err(|error| secrets.redact(&plain(error)))
+    play_scenario(*scenario, index, parent, says).await.map_err(|error| secrets.redact(&plain(error)))
 }
 
 async fn play_scenario(
     scenario: Scenario,
     index: usize,
-    lines: &mut Lines<BufReader<Stdin>>,
+    parent: &mut Parent,
     says: &mpsc::UnboundedSender<ToParent>,
 ) -> Result<()> {
     let gate = Gate::new(&scenario)?;
     gate.ready().await?;
     let _ = says.send(ToParent::Ready);
-    let Some(ToChild::Start { at_ms }) = hear(lines).await? else { bail!("the parent did not say when to start") };
+    let Some(ToChild::Start { at_ms }) = parent.hear().await? else { bail!("the parent did not say when to start") };
 
     let (events, mut happened) = mpsc::unbounded_channel();
     let forward = says.clone();
@@ -91,11 +91,11 @@ async fn play_scenario(
         }
     });
     let (stop, stopped) = watch::channel(false);
-    let parent = CallParent::new(says.clone());
+    let calls = CallParent::new(says.clone());
     let fleet = Fleet {
         scenario: Arc::new(scenario),
         gate,
-        link: Link::Parent(parent.clone()),
+        link: Link::Parent(calls.clone()),
         events,
         stop: stopped,
         start: Instant::now() + Duration::from_millis(at_ms.saturating_sub(epoch_ms())),
@@ -103,14 +103,14 @@ async fn play_scenario(
     let users = (index..fleet.scenario.load.users()).step_by(fleet.scenario.processes);
     tokio::select! {
         () = fleet.run(users) => {}
-        () = listen(lines, &parent.waiting, &stop) => bail!("the parent process has gone"),
+        () = listen(parent, &calls.waiting, &stop) => bail!("the parent process has gone"),
     }
     forwarding.await.context("passing on what happened")
 }
 
 /// Takes the parent's answers until the parent has gone.
-async fn listen(lines: &mut Lines<BufReader<Stdin>>, waiting: &Waiting, stop: &watch::Sender<bool>) {
-    while let Ok(Some(message)) = hear(lines).await {
+async fn listen(parent: &mut Parent, waiting: &Waiting, stop: &watch::Sender<bool>) {
+    while let Ok(Some(message)) = parent.hear().await {
         match message {
             ToChild::Answer { id, response } => {
                 let answer = waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
@@ -123,13 +123,6 @@ async fn listen(lines: &mut Lines<BufReader<Stdin>>, waiting: &Waiting, stop: &w
         }
     }
     waiting.lock().take();
-}
-
-async fn hear(lines: &mut Lines<BufReader<Stdin>>) -> Result<Option<ToChild>> {
-    match lines.next_line().await.context("listening to the parent")? {
-        Some(line) => serde_json::from_str(&line).map(Some).context("the parent said something that is not understood"),
-        None => Ok(None),
-    }
 }
 
 /// Writes what is said, as many lines at once as there are.

@@ -68,7 +68,7 @@ pub(crate) fn summary(report: &Report, tally: &Tally) -> String {
         // A refilling API that nobody has used serves nearly twice its limit in the first minute.
         Some(used) if used > 1.0 => format!("{} (the API began unused)", percent(used)),
         Some(used) => percent(used),
-        None => "- (measured from the second minute on)".to_owned(),
+        None => format!("- (measured from {} s on)", report.measured_after.as_secs()),
     };
     table.add_row(row("quota used", used));
     table.to_string()
@@ -147,12 +147,12 @@ pub(crate) fn plain() -> Table {
     table
 }
 
-fn row(name: &str, value: impl ToString) -> Vec<Cell> {
-    vec![Cell::new(name), Cell::new(value)]
+pub(crate) fn row(name: &str, value: impl Into<Cell>) -> Vec<Cell> {
+    vec![Cell::new(name), value.into()]
 }
 
 /// A figure in red if it is bad.
-fn judged(value: impl ToString, bad: bool) -> Cell {
+pub(crate) fn judged(value: impl ToString, bad: bool) -> Cell {
     let cell = Cell::new(value);
     if bad { cell.fg(Color::Red) } else { cell }
 }
@@ -165,6 +165,6 @@ fn seconds(ms: u64) -> String {
     format!("{:.1} s", ms as f64 / 1_000.0)
 }
 
-fn counted(count: u64, one: &str, many: &str) -> String {
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }

@@ -17,6 +17,10 @@ pub(crate) struct Calls<'a> {
 }
 
 impl<'a> Calls<'a> {
+    pub(crate) fn none(played: Played<'a>) -> Self {
+        Self { calls: Vec::new(), speed: played.play.scenario.speed }
+    }
+
     pub(crate) fn of(played: Played<'a>, kind: &str, org: usize, period: Period) -> Self {
         let scenario = &played.play.scenario;
         let chosen: Vec<bool> = (0..scenario.load.users())
@@ -25,6 +29,12 @@ impl<'a> Calls<'a> {
             .collect();
         let within = |call: &&CallTally| chosen[call.user] && (period.from..period.until).contains(&call.asked_after);
         Self { calls: played.tally.calls.iter().filter(within).collect(), speed: scenario.speed }
+    }
+
+    /// These and the others.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.calls.extend(others.calls);
+        self
     }
 
     pub(crate) fn wanted(&self) -> u64 {

@@ -22,7 +22,9 @@ const GREEDY_PER_MINUTE: f64 = 10_000.0;
 const POOL: f64 = 4_000.0;
 /// More calls a minute than this, in one run, are not for one process.
 const CALLS_MAX: f64 = 200_000.0;
-const DEFAULTS: Defaults = Defaults { speed: 6.0, windows: 6, calls: 22_000.0 };
+const DEFAULTS: Defaults = Defaults { speed: 6.0, windows: 6, calls: 22_000.0, measured_after: SETTLED };
+/// Nobody has a place at first, and the level is found in the second window.
+const SETTLED: Duration = Duration::from_secs(120);
 const LIGHT: &str = "light";
 const GREEDY: &str = "greedy";
 /// The runs, one org each: what their callers do, and for how long they wait.
@@ -66,13 +68,26 @@ struct Incident<'a> {
     greedy: u64,
     fair_share: bool,
     speed: f64,
+    #[serde(flatten)]
+    together: Fared,
     runs: Vec<Run>,
+}
+
+/// How the users of some runs fared. Figures without a name of a time are of the calls asked from the third window on.
+#[derive(Serialize)]
+struct Fared {
+    light_served: Option<f64>,
+    light_served_first_minute: Option<f64>,
+    /// Of those runs whose callers wait.
+    light_wait_p99_s: Option<f64>,
+    greedy_served: Option<f64>,
+    jain: Option<f64>,
 }
 
 /// A row of the table: its name, the figure, and how that is spelled.
 type Row = (&'static str, fn(&Run) -> Option<f64>, fn(f64) -> String);
 
-/// How the users of one run fared. Figures without a name of a time are of the calls asked from the third window on.
+/// One run.
 #[derive(Serialize)]
 struct Run {
     /// What callers do who find no room.
@@ -81,11 +96,9 @@ struct Run {
     org: usize,
     /// Calls that came to their end, all of the run.
     wanted: u64,
-    light_served: Option<f64>,
-    light_served_first_minute: Option<f64>,
-    light_wait_p99_s: Option<f64>,
-    greedy_served: Option<f64>,
-    jain: Option<f64>,
+    #[serde(flatten)]
+    fared: Fared,
+    /// From the third window on.
     quota_used: Option<f64>,
     quota_used_last_minute: Option<f64>,
 }
@@ -124,7 +137,7 @@ impl IncidentArgs {
 
     /// The report, for people or as JSON.
     pub(crate) fn words(&self, played: Played<'_>) -> Result<String> {
-        let runs: Vec<Run> = RUNS.iter().enumerate().map(|(org, run)| Run::new(played, org, *run)).collect();
+        let runs: Vec<Run> = (0..RUNS.len()).map(|org| Run::new(played, org)).collect();
         if !self.flags.json {
             return Ok(self.table(played, &runs));
         }
@@ -136,6 +149,7 @@ impl IncidentArgs {
             greedy: self.greedy,
             fair_share: !self.without_fair_share,
             speed: played.play.scenario.speed,
+            together: Fared::new(played, &[0, 1]),
             runs,
         })?)
     }
@@ -155,11 +169,11 @@ impl IncidentArgs {
         figures.set_header(["from the third window on", "callers give up at once", "callers wait up to 20 s"]);
         let percent = |share: f64| table::percent(share);
         let rows: [Row; 7] = [
-            ("light users served", |run| run.light_served, percent),
-            ("  in the first minute", |run| run.light_served_first_minute, percent),
-            ("  wait p99", |run| run.light_wait_p99_s, |wait| format!("{wait:.1} s")),
-            ("  Jain's index", |run| run.jain, |index| format!("{index:.4}")),
-            ("greedy users served", |run| run.greedy_served, percent),
+            ("light users served", |run| run.fared.light_served, percent),
+            ("  in the first minute", |run| run.fared.light_served_first_minute, percent),
+            ("  wait p99", |run| run.fared.light_wait_p99_s, |wait| format!("{wait:.1} s")),
+            ("  Jain's index", |run| run.fared.jain, |index| format!("{index:.4}")),
+            ("greedy users served", |run| run.fared.greedy_served, percent),
             ("quota used", |run| run.quota_used, percent),
             ("  in the last minute", |run| run.quota_used_last_minute, percent),
         ];
@@ -176,15 +190,34 @@ impl IncidentArgs {
     }
 }
 
+impl Fared {
+    /// Of the users of these orgs together.
+    fn new(played: Played<'_>, orgs: &[usize]) -> Self {
+        let calls = |kind: &str, orgs: &[usize], period: Period| {
+            let of_one = |org: &usize| {
+                // Nobody waits beyond the end of the run: the last calls had not all the time they would have waited.
+                let until = period.until.min(played.lasted.saturating_sub(RUNS[*org].1));
+                Calls::of(played, kind, *org, Period { until, ..period })
+            };
+            orgs.iter().map(of_one).fold(Calls::none(played), Calls::and)
+        };
+        let settled = Period { from: SETTLED, until: Duration::MAX };
+        let first_minute = Period { from: Duration::ZERO, until: MINUTE };
+        let waiting: Vec<usize> = orgs.iter().copied().filter(|org| !RUNS[*org].1.is_zero()).collect();
+        let light = calls(LIGHT, orgs, settled);
+        Self {
+            light_served: light.served(),
+            light_served_first_minute: calls(LIGHT, orgs, first_minute).served(),
+            light_wait_p99_s: calls(LIGHT, &waiting, settled).wait_p99_s(),
+            greedy_served: calls(GREEDY, orgs, settled).served(),
+            jain: light.jain(),
+        }
+    }
+}
+
 impl Run {
-    fn new(played: Played<'_>, org: usize, (callers, patience): (&'static str, Duration)) -> Self {
-        // Nobody waits beyond the end of the run: the last calls had not all the time they would have waited.
-        let until = played.lasted.saturating_sub(patience);
-        let settled = Period { from: MINUTE * 2, until };
-        let light = Calls::of(played, LIGHT, org, settled);
-        let greedy = Calls::of(played, GREEDY, org, settled);
+    fn new(played: Played<'_>, org: usize) -> Self {
         let whole = Period { from: Duration::ZERO, until: Duration::MAX };
-        let first_minute = Period { from: Duration::ZERO, until: MINUTE.min(until) };
         let used = |from| {
             let period = Period { from, until: played.lasted };
             quota_used(played.play, played.tally, period, |of| of == org)
@@ -192,15 +225,11 @@ impl Run {
         // The first minute fills the quota.
         let last_minute = played.lasted.checked_sub(MINUTE).filter(|from| *from >= MINUTE);
         Self {
-            callers,
+            callers: RUNS[org].0,
             org: org + 1,
             wanted: [LIGHT, GREEDY].map(|kind| Calls::of(played, kind, org, whole).wanted()).iter().sum(),
-            light_served: light.served(),
-            light_served_first_minute: Calls::of(played, LIGHT, org, first_minute).served(),
-            light_wait_p99_s: light.wait_p99_s().filter(|_| !patience.is_zero()),
-            greedy_served: greedy.served(),
-            jain: light.jain(),
-            quota_used: used(MINUTE * 2),
+            fared: Fared::new(played, &[org]),
+            quota_used: used(SETTLED),
             quota_used_last_minute: last_minute.and_then(used),
         }
     }

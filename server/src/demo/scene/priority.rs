@@ -26,7 +26,7 @@ const INTERACTIVE_SHARE: f64 = 0.05;
 const SURGE: f64 = 10.0;
 const INTERACTIVE_USERS: usize = 25;
 const INTERACTIVE_PATIENCE: Duration = Duration::from_secs(20);
-const DEFAULTS: Defaults = Defaults { speed: 10.0, windows: 10, calls: 2_050.0 };
+const DEFAULTS: Defaults = Defaults { speed: 10.0, windows: 10, calls: 2_050.0, measured_after: MINUTE };
 const BATCH: &str = "batch";
 const INTERACTIVE: &str = "interactive";
 
