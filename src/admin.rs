@@ -139,18 +139,35 @@ impl Admin {
         Ok(stored.audit.into_iter().map(record).collect())
     }
 
-    /// Empties every ledger that counts this subject, as [`Limiter::reset`] does, and writes down who did. Two round trips.
+    /// Empties the ledgers of one limit that count this subject, and writes down who did: usage so far no longer binds, not of anybody who
+    /// counts there too. Places promised for later stay, and so do the ledgers of other limits, but for those of the same scope and window.
+    /// Two round trips.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a limit that the policy of the org does not have, that does not hold the
+    /// subject, or that only counts calls under way; otherwise as [`Limiter::reset`].
+    pub async fn reset_limit(&self, subject: &Subject, limit: &str) -> Result<(), Error> {
+        self.limiter.reset_limit(subject, limit).await?;
+        self.write_down(subject, format!("reset {limit} {subject:?}")).await
+    }
+
+    /// Empties every ledger that counts this subject, those of the whole org included, as [`Limiter::reset`] does, and writes down who
+    /// did. Two round trips.
     ///
     /// # Errors
     ///
     /// As [`Limiter::reset`].
     pub async fn reset(&self, subject: &Subject) -> Result<(), Error> {
         self.limiter.reset(subject).await?;
+        self.write_down(subject, format!("reset {subject:?}")).await
+    }
+
+    async fn write_down(&self, subject: &Subject, what: String) -> Result<(), Error> {
         let org = subject.value("org").unwrap_or_default();
-        let what = format!("reset {subject:?}");
-        let (by, store) = (self.by.to_string(), self.limiter.store());
+        let by = self.by.to_string();
         let written = Governed { id: String::new(), control: None, after_ms: None, by, what };
-        store.govern(org, &written).await.map(drop)
+        self.limiter.store().govern(org, &written).await.map(drop)
     }
 
     async fn govern(

@@ -22,6 +22,14 @@ mod telemetry;
 #[doc(hidden)]
 pub mod testing;
 
+/// The programs in `docs/`, which are tried as those of the README are.
+#[cfg(doctest)]
+mod docs {
+    #![doc = include_str!("../docs/controls.md")]
+    #![doc = include_str!("../docs/inspection.md")]
+    #![doc = include_str!("../docs/policy.md")]
+}
+
 pub use crate::{
     admin::{ActiveControl, Admin, AuditRecord, Explanation, Inspection, LimitUse, OpenReservation, PartUse, UserUse},
     clock::ManualClock,
@@ -37,11 +45,3 @@ pub use crate::{
     resource::Resource,
     subject::Subject,
 };
-
-/// The programs in `docs/`, which are tried as those of the README are.
-#[cfg(doctest)]
-mod docs {
-    #![doc = include_str!("../docs/controls.md")]
-    #![doc = include_str!("../docs/inspection.md")]
-    #![doc = include_str!("../docs/policy.md")]
-}

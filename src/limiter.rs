@@ -248,6 +248,18 @@ impl Limiter {
         self.core.dispatch.store.reset(&asking.org, &asking.plan.ledger_keys()).await
     }
 
+    /// The part of [`reset`](Self::reset) that is of one limit.
+    pub(crate) async fn reset_limit(&self, subject: &Subject, limit: &str) -> Result<(), Error> {
+        let asking = self.ask(subject, Cost::new()).await?;
+        let ledgers = asking.plan.ledger_keys_of(limit);
+        if ledgers.is_empty() {
+            return Err(Error::invalid(format!(
+                "limit {limit:?}: no limit of that name counts this subject in a window"
+            )));
+        }
+        self.core.dispatch.store.reset(&asking.org, &ledgers).await
+    }
+
     /// Takes no more calls, and waits until commits and releases under way have reached the store.
     pub async fn shutdown(&self) {
         self.core.closed.store(true, std::sync::atomic::Ordering::SeqCst);

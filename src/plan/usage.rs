@@ -107,6 +107,14 @@ impl Plan {
         ledgers.chain(slots).collect()
     }
 
+    /// The ledgers of one limit, with their windows; none if it does not hold the subject.
+    pub(crate) fn ledger_keys_of(&self, limit: &str) -> Vec<(LedgerKey, u64)> {
+        let of_limit = self.checks.iter().filter(|check| &*self.policy.rules[check.rule].name == limit);
+        let ledgers: BTreeSet<usize> = of_limit.map(|check| check.ledger).collect();
+        let asked = ledgers.into_iter().map(|ledger| &self.ledgers[ledger].asked);
+        asked.map(|asked| (asked.key.clone(), asked.window_ms)).collect()
+    }
+
     /// Where the user's part of a limit is counted: in the ledger of the same window whose scope has the user too. A policy without a
     /// limit at that scope has none, unless the limit is shared fairly.
     pub(crate) fn part_of(&self, limit: &str, resource: &Resource, subject: &Subject) -> Option<Part> {

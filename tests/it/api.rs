@@ -192,8 +192,9 @@ async fn an_operator_decides_live() {
         admin.apply("acme", &control).await.unwrap();
     }
     admin.reset(&alice()).await.unwrap();
+    admin.reset_limit(&alice(), "user").await.unwrap();
     let audit: Vec<AuditRecord> = admin.audit("acme", 100).await.unwrap();
-    assert_eq!((audit.len(), audit[0].by.as_str()), (9, "dana"));
+    assert_eq!((audit.len(), audit[0].by.as_str()), (10, "dana"));
     assert_eq!((Control::REASON_BYTES_MAX, Admin::BY_BYTES_MAX), (256, 128));
 }
 

@@ -289,6 +289,28 @@ async fn what_was_changed_is_listed_and_written_down() {
 }
 
 #[tokio::test]
+async fn one_limit_is_reset_and_the_others_keep_what_they_counted() {
+    for stage in Stage::both().await {
+        let limits = policy().limit(Limit::new("pool").images(100).window(MINUTE));
+        let limiter = stage.limiter(limits);
+        let (admin, subject) = (Admin::new(&limiter, "dana").unwrap(), alice("acme"));
+        assert_eq!(room(&limiter, &subject).await, 4, "{}", stage.name());
+        admin.reset_limit(&subject, "user").await.unwrap();
+        assert_eq!(room(&limiter, &subject).await, 4, "{}", stage.name());
+        let seen = admin.inspect(&subject).await.unwrap();
+        let used: Vec<_> = seen.limits.iter().map(|limit| (&*limit.status.name, limit.status.used)).collect();
+        assert_eq!(used, [("user", 4), ("pool", 8), ("calls", 0)], "{}", stage.name());
+        let audit = admin.audit("acme", 1).await.unwrap();
+        assert!(audit[0].what.starts_with("reset user ") && audit[0].what.contains("alice"), "{audit:?}");
+        for (subject, limit) in [(&subject, "usr"), (&subject, "calls"), (&Subject::org("acme"), "user")] {
+            let refused = admin.reset_limit(subject, limit).await.unwrap_err();
+            assert!(refused.kind() == ErrorKind::Invalid && refused.to_string().contains(limit), "{refused}");
+        }
+        assert_eq!(admin.audit("acme", 9).await.unwrap().len(), 1, "what was refused is not written");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_and_changes_nothing() {
     let limiter = Limiter::builder().policy(policy()).clock(ManualClock::new()).build().unwrap();
     let admin = Admin::new(&limiter, "dana").unwrap();
