@@ -24,3 +24,4 @@ mod retry_after;
 mod scripts;
 mod skew;
 mod support;
+mod together;
