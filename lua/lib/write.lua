@@ -72,29 +72,33 @@ for k = 1, ledgers do
     call('SET', keys[k + 1], value, 'PX', life <= 75000 and '75000' or format('%.0f', life + 1))
   end
 end
-for _, pool in pairs(pools or {}) do
-  local level, next_at, users, heavy, pressed, held, is_changed, key, _, w = unpack(pool)
-  if is_changed then
-    local flags = (pressed and 1 or 0) + (held and 2 or 0)
-    call('SET', keys[key], pack(POOL, level, next_at, flags, users, heavy, POOL_VERSION), 'PX',
-      format('%.0f', math.ceil(math.max(w * 1.25, 75000))))
+if pools then
+  for _, pool in pairs(pools) do
+    local level, next_at, users, heavy, pressed, held, is_changed, key, _, w = unpack(pool)
+    if is_changed then
+      local flags = (pressed and 1 or 0) + (held and 2 or 0)
+      call('SET', keys[key], pack(POOL, level, next_at, flags, users, heavy, POOL_VERSION), 'PX',
+        format('%.0f', math.ceil(math.max(w * 1.25, 75000))))
+    end
   end
 end
-for k, set in pairs(slots or {}) do
-  local key = keys[slots_from + k]
-  if set.freed then
-    for id in pairs(set.freed) do
-      call('ZREM', key, id)
-    end
-  elseif set.changed then
-    call('ZREMRANGEBYSCORE', key, '0', format('%.0f', now))
-    call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
-    for id, expires_at in pairs(set.taken) do
-      call('ZADD', key, format('%.0f', expires_at), id)
-    end
-    -- another's leases may be longer
-    if call('PTTL', key) < math.max(set.life * 2, 75000) then
-      call('PEXPIRE', key, format('%.0f', math.max(set.life * 2, 75000)))
+if slots then
+  for k, set in pairs(slots) do
+    local key = keys[slots_from + k]
+    if set.freed then
+      for id in pairs(set.freed) do
+        call('ZREM', key, id)
+      end
+    elseif set.changed then
+      call('ZREMRANGEBYSCORE', key, '0', format('%.0f', now))
+      call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
+      for id, expires_at in pairs(set.taken) do
+        call('ZADD', key, format('%.0f', expires_at), id)
+      end
+      -- another's leases may be longer
+      if call('PTTL', key) < math.max(set.life * 2, 75000) then
+        call('PEXPIRE', key, format('%.0f', math.max(set.life * 2, 75000)))
+      end
     end
   end
 end
