@@ -9,9 +9,14 @@
 --
 -- Plain statements, few tables, no named fields: functions and hashes on this path cost a tenth of a decision each.
 
-local call, try = redis.call, redis.pcall
-local read, pack = struct.unpack, struct.pack
-local byte, sub, find, rep, format = string.byte, string.sub, string.find, string.rep, string.format
+local call, try, read, pack, byte, sub, find, rep, format
+do
+  -- each library is looked up once
+  local redis, struct, string = redis, struct, string
+  call, try = redis.call, redis.pcall
+  read, pack = struct.unpack, struct.pack
+  byte, sub, find, rep, format = string.byte, string.sub, string.find, string.rep, string.format
+end
 
 -- The two kinds of ledger, by their last byte. A quiet one is [entries that are reservations][trailer]; a log is
 -- [reservations from when it was quiet][entries][cold][line][hot]. README.md has the layouts.
@@ -41,7 +46,9 @@ local keys, args = KEYS, ARGV[1]
 local ledgers, requests, pools_asked, slots_asked, position = read('<I2I2I2I2', args)
 
 local time = call('TIME')
-local clock = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
+local clock = time[1] * 1000 + time[2] / 1000
+-- a sum of 41 bits and a fraction: it never rounds up to the next millisecond
+clock = clock - clock % 1
 local head = call('GET', keys[1])
 local offset, head_seen_at, head_expires_at, epoch, flags = 0, 0, 0, false, 0
 if head then

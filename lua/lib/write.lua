@@ -58,8 +58,13 @@ for k = 1, ledgers do
       else
         parts = parts .. rep('\0', LINE_SIZE)
       end
-      call('SETRANGE', key, format('%d', from), parts .. pack(HOT, s[1], s[2], s[3], s[NEWEST], s[NEWEST + 1], s[NEWEST + 2],
-        s[NEWEST + 3], s[CALM], s[MERGE], s[LAST], tail, now, LOG))
+      local value = pack(HOT, s[1], s[2], s[3], s[NEWEST], s[NEWEST + 1], s[NEWEST + 2], s[NEWEST + 3], s[CALM], s[MERGE], s[LAST], tail,
+        now, LOG)
+      if parts ~= '' then
+        -- joined only if there is something to join: a copy is hashed anew
+        value = parts .. value
+      end
+      call('SETRANGE', key, format('%d', from), value)
     end
   elseif patched and patched[k] then
     -- one record and the sums; its last time, and so its life, stay
