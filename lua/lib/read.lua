@@ -22,7 +22,7 @@ end
 -- [reservations from when it was quiet][entries][cold][line][hot]. README.md has the layouts.
 local QUIET, LOG = 81, 76
 local RECORD, RECORD_SIZE, RECORDS_MAX = '<c16I6I4I4I4', 34, 32
-local TRAILER, TRAILER_SIZE = '<I6I6I6BI6B', 26
+local TRAILER, TRAILER_SIZE, SUMS = '<I6I6I6BI6B', 26, '<I6I6I6B'
 local ENTRY, ENTRY_SIZE = '<I6I6I6I6', 24
 local COLD, COLD_SIZE = '<I6I6I6I6BI2I2', 29
 local LINE, LINE_SIZE = '<I7I7I7I7I7I7I2', 44
@@ -132,7 +132,8 @@ local recorded, recorded_in, lasts_until
 local last_place = 0
 -- How many requests are answered; the answers, by parts; whether time and epoch go before them; whether this is a settle.
 local answered, replied, answers, answers_epoch, settles = 0, 0, { '', '', '', '', '', '', '', '' }, false, false
--- Of settle.lua: per quiet ledger the change of one record: its offset, its stamp and amounts, and the sums.
+-- Of settle.lua: per quiet ledger the change of one record: its offset, its stamp and amounts, and the sums; or
+-- all of them, and nothing, where the record is the last.
 local patched
 -- Of lib/log.lua, if a script comes to need it: logs in full, by ledger.
 local opened, close_log

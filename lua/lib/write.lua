@@ -71,7 +71,9 @@ for k = 1, ledgers do
     local patch = patched[k]
     local record, sums = patch[2], patch[3]
     call('SETRANGE', keys[k + 1], format('%d', patch[1]), record)
-    call('SETRANGE', keys[k + 1], format('%d', #quiet[k] - TRAILER_SIZE), sums)
+    if sums ~= '' then
+      call('SETRANGE', keys[k + 1], format('%d', #quiet[k] - TRAILER_SIZE), sums)
+    end
   elseif changed[k] then
     local value, life = quiet[k], changed[k] - now + window[k] * 1.25
     call('SET', keys[k + 1], value, 'PX', life <= 75000 and '75000' or format('%.0f', life + 1))

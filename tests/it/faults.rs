@@ -89,7 +89,7 @@ const FAULTS: [(&str, &str, &str); 41] = [
     ),
     (
         "a settlement does not change what the window of the last booking holds",
-        "if found[2] > s[LAST] - w then",
+        "if found[2] > s[LAST] - window[k] then",
         "if false then",
     ),
     ("a walk from the newest end stops an entry too early", "if over1 and u1 > b1 then", "if over1 and u1 >= b1 then"),
