@@ -34,8 +34,6 @@ local AMOUNT_MAX, NARROW_MAX, ENTRY_MAX, TOTAL_MAX, UNBOUNDED = 2 ^ 47, 2 ^ 32 -
 -- The parts of a window that its grid has, and within which past times are folded; how many past times are not folded; from how many
 -- bookings on places keep to the grid.
 local PARTS, KEEP, BOOKED_MAX = 64, 32, 128
--- How much of a key shows all of a quiet ledger, and the tail of a log.
-local QUIET_PART, LOG_PART = '-1114', '-147'
 
 -- Places in the summary of a log, after its three sums. From PEAK on they mean something only while places are booked, from PAST on only
 -- once the entries have been counted: see lib/room.lua.
@@ -68,7 +66,7 @@ end
 
 -- Per ledger: the value of a quiet one, as it will be written; or the summary of a log; or that the key holds something else; or nothing
 -- if there is none yet. And until when those quiet ones that are to be written must last. A table made with places in it is cheap to fill.
-local quiet, logs, changed, broken = { false, false, false, false }, { false, false, false, false }, { false, false, false, false }, false
+local quiet, logs, changed, broken = { false, false, false, false }, { false, false, false, false }, false, false
 local window, longest = { 0, 0, 0, 0 }, 0
 for k = 1, ledgers do
   local w, home
@@ -77,7 +75,8 @@ for k = 1, ledgers do
   if w > longest then
     longest = w
   end
-  local raw = try('GETRANGE', keys[k + 1], home == 1 and QUIET_PART or LOG_PART, '-1')
+  -- how much of a key shows all of a quiet ledger, and the tail of a log
+  local raw = try('GETRANGE', keys[k + 1], home == 1 and '-1114' or '-147', '-1')
   if raw ~= '' then
     -- an error is a table, of length 0
     local size, seen_at = #raw, 0

@@ -74,7 +74,7 @@ for k = 1, ledgers do
     if sums ~= '' then
       call('SETRANGE', keys[k + 1], format('%d', #quiet[k] - TRAILER_SIZE), sums)
     end
-  elseif changed[k] then
+  elseif changed and changed[k] then
     local value, life = quiet[k], changed[k] - now + window[k] * 1.25
     call('SET', keys[k + 1], value, 'PX', life <= 75000 and '75000' or format('%.0f', life + 1))
   end

@@ -1,6 +1,7 @@
 -- lib/fair/gather_in_full.lua: what a request takes of pools that are shared fairly, by open logs: goes on in lib/fair/stand.lua, once per pool,
 -- and ends in lib/acquire_in_full.lua. Asks are { ledger, three amounts, three bounds, horizon, log }.
 
+local ASK = '<I2I6I6I6I6I6I6I6'
 local RELEASED, MISMATCH, CORRUPT, OUT_OF_RANGE, FULL, STALE = 3, 4, 5, 6, 7, 8
 
 use_records()

@@ -12,6 +12,9 @@ use crate::{
     },
 };
 
+/// Added to the form of a request that has more than ledgers: pools, slots or controls. The others, most of all, are read faster without.
+const LONG: u8 = 4;
+
 /// Keys and the packed argument of one call.
 #[derive(Debug)]
 pub(crate) struct Packed {
@@ -47,14 +50,18 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
     let mut bytes = keys.header(requests.len());
     for request in requests {
         bytes.extend(request.id.0);
-        bytes.push(if request.is_blocked { 2 } else { u8::from(request.moves_up) });
+        let is_long = !request.fair.is_empty() || !request.slots.is_empty() || request.controls != (0, None);
+        let form = if request.is_blocked { 2 } else { u8::from(request.moves_up) };
+        bytes.push(if is_long { form + LONG } else { form });
         put(&mut bytes, request.max_wait_ms.min(ENTRY_MAX), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
         keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
-        put(&mut bytes, request.fair.len() as u64, 1);
-        put(&mut bytes, request.slots.len() as u64, 1);
-        put(&mut bytes, request.controls.0, 6);
-        put(&mut bytes, request.controls.1.unwrap_or(ENTRY_MAX), 6);
+        if is_long {
+            put(&mut bytes, request.fair.len() as u64, 1);
+            put(&mut bytes, request.slots.len() as u64, 1);
+            put(&mut bytes, request.controls.0, 6);
+            put(&mut bytes, request.controls.1.unwrap_or(ENTRY_MAX), 6);
+        }
         for asked in &request.ledgers {
             put(&mut bytes, keys.number(&asked.key), 2);
             for amount in asked.ask.amounts.iter().chain(&asked.ask.bounds).chain([&asked.ask.horizon_ms]) {
