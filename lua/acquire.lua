@@ -12,14 +12,14 @@
 --                               per ledger: window I6 (ms, 1000 to 31 days), home I1 (1: its entries may carry reservations)
 --                               per pool: ledger I2, place of the resource in it I1
 --                               per request: id c16, form I1 (0; 1: it may move up; 2: the subject is blocked, and nothing is asked; 4 more:
---                               the long form), max_wait I6 (ms; 0: now or nothing), home I2 (a ledger; 0: none), records I2 (a place in
---                               KEYS), ledgers asked I1; in the long form then pools asked I1, sets asked I1, version of the controls it
+--                               the long form), max_wait I6 (ms; 0: now or nothing), home I2 (a ledger; 0: none), ledgers asked I1,
+--                               records I2 (a place in KEYS); in the long form then pools asked I1, sets asked I1, version of the controls it
 --                               knows I6, until when they are those I6 (in the short one 0, 0, 0 and 2^48 - 1);
 --                               then per ledger asked: ledger I2, three amounts I6, three bounds I6 (what a window may already hold;
 --                               2^48 - 1: any), horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool
 --                               asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2, limit
 --                               I6, notes I1 (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
--- RETURNS packed: now I6, epoch c8; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
+-- RETURNS packed: now I6; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
 --       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6 and 8, and an id that was known)
 --       then, if sets were asked: fencing token I7 (0: no slot was taken), and per set the live leases I4
@@ -35,7 +35,7 @@
 -- shared fairly, in lib/room.lua, for one that does not fit now, and in lib/charge.lua. The first request that summaries cannot answer ends
 -- it. No functions: see lib/read.lua.
 
-local REQUEST, REQUEST_SIZE, LONG, MORE = '<c16BI6I2I2B', 28, 4, '<BBI6I6'
+local REQUEST, REQUEST_SIZE, LONG, MORE = '<c16BI6I2B', 28, 4, '<BBI6I6'
 local ASK_SIZE, ASK_SUMMARY, ASK_AMOUNTS = 44, '<I2I6I6I6I6I6I6', '<I2I6I6I6'
 local FAIR, HEAVY_PARTS = '<I2BBI2I6BI2c0', 16
 local ADMITTED, DENIED = 1, 2
@@ -51,14 +51,14 @@ if flags ~= 2 then
   controls_version = version and version + 0 or 0
   flags = version and 1 or 2
 end
--- the first part of the answer is time and epoch
-answers_epoch, replied = true, 1
+-- the first part of the answer is the time
+answers_now, replied = true, 1
 
 -- Of lib/room.lua: an entry of a log, by its number.
 local entry_at
 
 while answered < requests do
-  local id, form, max_wait, home, records_key, count = read(REQUEST, args, position)
+  local id, form, max_wait, home, count = read(REQUEST, args, position)
   local asked, from, shares, sets = args, position + REQUEST_SIZE, 0, 0
   local usual = form == 0 and controls_version == 0
   if form >= LONG then
@@ -79,7 +79,7 @@ while answered < requests do
   local fits, stale, ripe, lined, tight = true, false, false, false, false
   -- Of the quiet ledger that would carry the reservation: what is asked of it, and its records in the window, from byte `first` on.
   local carrier, carrier_at, first, held, used1, used2, used3, bound1, bound2, bound3 = false, 0, 1, 0, 0, 0, 0, 0, 0, 0
-  local carried1, carried2, carried3
+  local carried1, carried2, carried3, records_key
   for at = from, till, ASK_SIZE do
     local k, a1, a2, a3, b1, b2, b3 = read(ASK_SUMMARY, asked, at)
     local s = logs[k]
@@ -143,6 +143,7 @@ while answered < requests do
   end
   if not carrier then
     -- no ledger carries it: a hash does; or a log still does, from when it was quiet
+    records_key = read('<I2', args, position + 26)
     if recorded and recorded[id] or try('HGET', keys[records_key], id) then
       break
     end

@@ -3,10 +3,10 @@
 -- KEYS  as acquire.lua, without pools
 -- ARGV  1            packed     n ledgers I2, m requests I2, 0 I2, s sets of slots I2
 --                               per ledger: window I6 (ms), home I1
---                               per request: id c16, ending I1 (1 commit, 2 release, 3 free the slots only), made_at I6 (ms; 0: unknown), home I2, records I2,
---                               ledgers charged I1, sets I1, checked I1 (1: nothing changes if a lease has
---                               expired); then per ledger charged: ledger I2, three estimates I6, three actual amounts I6; then per
---                               set: set I2
+--                               per request: id c16, ending I1 (1 commit, 2 release, 3 free the slots only), made_at I6 (ms; 0: unknown),
+--                               home I2, ledgers charged I1, sets I1, checked I1 (1: nothing changes if a lease has expired), records
+--                               I2; then per ledger charged: ledger I2, three estimates I6, three actual amounts I6; then per set:
+--                               set I2
 -- RETURNS packed: per request: code I1
 --       code 1 settled, 2 was settled before, 3 unknown (a release leaves a tombstone), 5 a key holds something else,
 --       6 an amount out of range, 7 a lease has expired; 2, 5, 6 and 7 change nothing
@@ -16,7 +16,7 @@
 -- PRE   the estimates are those of the acquire
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
 
-local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBB', 30
+local REQUEST, REQUEST_SIZE = '<c16BI6I2BBB', 30
 local CHARGE, CHARGE_SIZE = '<I2I6I6I6I6I6I6', 38
 local SETTLED, BEFORE, UNKNOWN, CORRUPT, OUT_OF_RANGE, LOST = 1, 2, 3, 5, 6, 7
 local COMMIT, FREE = 1, 3
@@ -29,7 +29,7 @@ local block, block_of, block_from, block_to = '', 0, 0, 0
 -- The usual settlements, in order: the reservation is in a quiet ledger, its place has come, and in the logs it was charged to there is an
 -- entry that holds it and stays. The first that is otherwise ends this part. No functions: see lib/read.lua.
 while answered < requests do
-  local id, ending, made_at, home, records_key, count, sets, checked = read(REQUEST, args, position)
+  local id, ending, made_at, home, count, sets, checked = read(REQUEST, args, position)
   local from = position + REQUEST_SIZE
   local till = from + count * CHARGE_SIZE - 1
   if ending == FREE then

@@ -134,7 +134,8 @@ local function decide(id, moves_up, max_wait, home, records_key, count, shares, 
 end
 
 while answered < requests do
-  local id, form, max_wait, home, records_key, count = read(REQUEST, args, position)
+  local id, form, max_wait, home, count = read(REQUEST, args, position)
+  local records_key = read('<I2', args, position + 26)
   local from, shares, sets, version, until_at = position + REQUEST_SIZE, 0, 0, 0, UNBOUNDED
   if form >= LONG then
     form, shares, sets, version, until_at, from = form - LONG, read(MORE, args, from)

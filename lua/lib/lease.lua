@@ -9,10 +9,12 @@
 --
 -- The functions come into being only in a call that has slots.
 
-local SLOTS, SLOTS_SIZE = '<I2I4I4', 10
-local LEASES_OF_MS = 1024
+local SLOTS_SIZE = 10
 local slots_in_use, take_slots, free_slots
 if slots_asked > 0 then
+  local SLOTS, LEASES_OF_MS = '<I2I4I4', 1024
+  slots = {}
+
   -- The set k: how many of its leases are live, and its last token; nil if its key holds something else.
   function slots_in_use(k)
     local set = slots[k]

@@ -48,11 +48,12 @@ local clock = time[1] * 1000 + time[2] / 1000
 -- a sum of 41 bits and a fraction: it never rounds up to the next millisecond
 clock = clock - clock % 1
 local head = call('GET', keys[1])
-local offset, head_seen_at, head_expires_at, epoch, flags = 0, 0, 0, false, 0
+local offset, head_seen_at, head_expires_at, flags = 0, 0, 0, 0
 if head then
-  local version
+  local version, _
   if #head == HEAD_SIZE then
-    offset, head_seen_at, head_expires_at, epoch, flags, version = read(HEAD, head)
+    -- the epoch as a number, which nobody looks at: cheaper than a text
+    offset, head_seen_at, head_expires_at, _, flags, version = read('<I6I6I6I8BB', head)
   end
   if version ~= HEAD_VERSION then
     return redis.error_reply('ALLOTFORMAT head')
@@ -69,9 +70,8 @@ end
 local quiet, logs, changed, broken = { false, false, false, false }, { false, false, false, false }, false, false
 local window, longest = { 0, 0, 0, 0 }, 0
 for k = 1, ledgers do
-  local w, home
-  w, home, position = read('<I6B', args, position)
-  window[k] = w
+  local w, home, next_position = read('<I6B', args, position)
+  window[k], position = w, next_position
   if w > longest then
     longest = w
   end
@@ -89,9 +89,9 @@ for k = 1, ledgers do
       quiet[k] = raw
       seen_at = read('<I6', raw, size - 6)
     elseif kind == LOG and size >= TAIL_SIZE then
-      local used1, used2, used3, newest_at, newest1, newest2, newest3, calm_until, merge_until, last_at, tail_at
-      used1, used2, used3, newest_at, newest1, newest2, newest3, calm_until, merge_until, last_at, tail_at, seen_at =
+      local used1, used2, used3, newest_at, newest1, newest2, newest3, calm_until, merge_until, last_at, tail_at, log_seen_at =
         read(HOT, raw, size - HOT_SIZE + 1)
+      seen_at = log_seen_at
       if last_at > newest_at then
         local peak1, peak2, peak3, ahead1, ahead2, ahead3, ahead_from = read(LINE, raw, size - HOT_SIZE - LINE_SIZE + 1)
         logs[k] = {
@@ -116,21 +116,21 @@ end
 -- A clock that stepped back, or a ledger that saw a later time: from here on the org's clock runs from where it was.
 local head_offset = offset
 offset = now - clock
--- Of lib/fair/stand.lua: pools that users share fairly, by number.
-local pools = pools_asked > 0 and {}
+-- Of lib/fair/stand.lua: pools that users share fairly, by number. Of lib/lease.lua: sets of slots, by number; their keys come after place
+-- `slots_from`.
+local pools, slots, slots_from, pools_position = false, false, ledgers + 1, position
 local POOL, POOL_SIZE, POOL_VERSION = '<dI6BI6I6B', 28, 1
--- Of lib/lease.lua: sets of slots, by number; their keys come after place `slots_from`.
-local slots, slots_from = slots_asked > 0 and {}, ledgers + 3 * pools_asked + 1
-local pools_position = position
-position = position + pools_asked * 3
+if pools_asked > 0 then
+  pools, slots_from, position = {}, slots_from + 3 * pools_asked, position + 3 * pools_asked
+end
 local first_request = position
 -- Reservations that no ledger carries, by id, as this call leaves them; the place in KEYS of the hash of each, and until when each hash
 -- must last.
 local recorded, recorded_in, lasts_until
 -- The latest place charged by this call; 0 if there is none.
 local last_place = 0
--- How many requests are answered; the answers, by parts; whether time and epoch go before them; whether this is a settle.
-local answered, replied, answers, answers_epoch, settles = 0, 0, { '', '', '', '', '', '', '', '' }, false, false
+-- How many requests are answered; the answers, by parts; whether the time goes before them; whether this is a settle.
+local answered, replied, answers, answers_now, settles = 0, 0, { '', '', '', '', '', '' }, false, false
 -- Of settle.lua: per quiet ledger the change of one record: its offset, its stamp and amounts, and the sums; or
 -- all of them, and nothing, where the record is the last.
 local patched

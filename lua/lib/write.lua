@@ -6,16 +6,13 @@
 
 -- The clock had to be held: whoever looks next must know by how much.
 local held_back = offset ~= head_offset
-if not epoch then
-  -- a new org: the random part of the first id tells this life of its data from another
-  epoch = requests > 0 and (last_place > 0 or held_back) and sub(args, first_request + 8, first_request + 15) or rep('\0', 8)
-end
 if settles then
   -- a Redis out of memory refuses no PEXPIRE, and after a first write no other
   local life = math.max(head_expires_at - now, longest * 1.25 + 1)
   call('PEXPIRE', keys[1], life <= 75001 and '75001' or format('%.0f', life))
 end
-for k = 1, ledgers do
+-- A denial by summaries has changed no ledger.
+for k = 1, (last_place > 0 or settles or opened) and ledgers or 0 do
   local s = logs[k]
   if opened and opened[k] then
     if opened[k].changed then
@@ -124,10 +121,12 @@ end
 local charged_till = last_place + longest
 if last_place > 0 and (now - head_seen_at >= 1000 or head_expires_at < charged_till) or held_back then
   head_expires_at = math.max(head_expires_at, math.ceil(math.max(now, last_place) + math.max(longest * 1.25, 75000)))
+  -- a new org: the random part of the first id tells this life of its data from another
+  local epoch = head and sub(head, 19, 26) or requests > 0 and sub(args, first_request + 8, first_request + 15) or rep('\0', 8)
   call('SET', keys[1], pack(HEAD, offset, now, head_expires_at, epoch, flags, HEAD_VERSION), 'PX',
     format('%.0f', head_expires_at - now))
 end
-if answers_epoch then
-  answers[1] = pack('<I6c8', now, epoch)
+if answers_now then
+  answers[1] = pack('<I6', now)
 end
 return table.concat(answers)

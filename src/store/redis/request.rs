@@ -55,7 +55,8 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
         bytes.push(if is_long { form + LONG } else { form });
         put(&mut bytes, request.max_wait_ms.min(ENTRY_MAX), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
-        keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
+        keys.home(&mut bytes, home.map(|home| &home.key), request.ledgers.len());
+        keys.place_of_records(&mut bytes, &request.id, org);
         if is_long {
             put(&mut bytes, request.fair.len() as u64, 1);
             put(&mut bytes, request.slots.len() as u64, 1);
@@ -113,9 +114,10 @@ pub(crate) fn settle(org: &OrgKeys, requests: &[SettleRequest]) -> Packed {
         });
         put(&mut bytes, request.made_at.unwrap_or(0), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
-        keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
+        keys.home(&mut bytes, home.map(|home| &home.key), request.ledgers.len());
         put(&mut bytes, request.slots.len() as u64, 1);
         bytes.push(u8::from(request.checks_leases));
+        keys.place_of_records(&mut bytes, &request.id, org);
         for settled in &request.ledgers {
             put(&mut bytes, keys.number(&settled.key), 2);
             for amount in settled.estimate.iter().chain(&settled.actual) {
@@ -240,15 +242,18 @@ impl<'a> Keys<'a> {
         self.numbers.get(key).copied().unwrap_or(0)
     }
 
-    fn place(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, id: &ReservationId, org: &OrgKeys, ledgers: usize) {
+    fn home(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, ledgers: usize) {
+        put(bytes, home.map_or(0, |home| self.number(home)), 2);
+        put(bytes, ledgers as u64, 1);
+    }
+
+    /// The hash that keeps `id` where no ledger does, by its place in `KEYS`. Behind what is always read, as it seldom is.
+    fn place_of_records(&self, bytes: &mut Vec<u8>, id: &ReservationId, org: &OrgKeys) {
         let records = org.records(id);
         let records = self.records.iter().position(|key| *key == records).unwrap_or(0);
         let before =
             1 + self.ledgers.len() + 3 * self.pools.len() + self.slots.len() + usize::from(self.controls.is_some());
-        let records = records + before + 1;
-        put(bytes, home.map_or(0, |home| self.number(home)), 2);
-        put(bytes, records as u64, 2);
-        put(bytes, ledgers as u64, 1);
+        put(bytes, (records + before + 1) as u64, 2);
     }
 
     fn packed(self, org: &OrgKeys, argument: Vec<u8>) -> Packed {
