@@ -10,15 +10,16 @@
 --                    records    hash     reservations that no ledger carries, by id
 -- ARGV  1            packed     n ledgers I2, m requests I2, p pools I2, s sets of slots I2
 --                               per ledger: window I6 (ms, 1000 to 31 days), home I1 (1: its entries may carry reservations)
---                               per pool: ledger I2, place of the resource in it I1
---                               per request: id c16, form I1 (0; 1: it may move up; 2: the subject is blocked, and nothing is asked; 4 more:
---                               the long form), max_wait I6 (ms; 0: now or nothing), home I2 (a ledger; 0: none), ledgers asked I1,
---                               records I2 (a place in KEYS); in the long form then pools asked I1, sets asked I1, version of the controls it
---                               knows I6, until when they are those I6 (in the short one 0, 0, 0 and 2^48 - 1);
+--                               per request: id c16, form I1 (0; 1: it may move up; 2: the subject is blocked, and nothing is asked; 4
+--                               more: the long form), max_wait I6 (ms; 0: now or nothing), home I2 (a ledger; 0: none), ledgers asked
+--                               I1, records I2 (a place in KEYS); in the long form then pools asked I1, sets asked I1, version of the
+--                               controls it knows I6, until when they are those I6 (in the short one 0, 0, 0 and 2^48 - 1);
 --                               then per ledger asked: ledger I2, three amounts I6, three bounds I6 (what a window may already hold;
 --                               2^48 - 1: any), horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool
---                               asked: pool I2, its ledger and that of the user I1 (places among the ledgers asked), weight I2, limit
---                               I6, notes I1 (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
+--                               asked: pool I2, its ledger I2, place of the resource in it I1, its ledger and that of the user I1
+--                               (places among the ledgers asked), amount I6, weight I2, limit I6, notes I1 (1: the pool notes a heavy
+--                               user; 2: any user), length I2 and what is noted (the weight, highest byte first, and id of the user;
+--                               nothing where nobody is)
 -- RETURNS packed: now I6; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
 --       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6 and 8, and an id that was known)
@@ -37,7 +38,7 @@
 
 local REQUEST, REQUEST_SIZE, LONG, MORE = '<c16BI6I2B', 28, 4, '<BBI6I6'
 local ASK_SIZE, ASK_SUMMARY, ASK_AMOUNTS = 44, '<I2I6I6I6I6I6I6', '<I2I6I6I6'
-local FAIR, HEAVY_PARTS = '<I2BBI2I6BI2c0', 16
+local FAIR, HEAVY_PARTS = '<I2I2BBBI6I2I6BI2c0', 16
 local ADMITTED, DENIED = 1, 2
 
 -- Controls bind from the next decision on: a request that knows others is told so. The head says 1 where there may be some, 2 where there

@@ -143,7 +143,7 @@ while answered < requests do
   local sets_at = from + count * ASK_SIZE
   answered, position, token = answered + 1, sets_at + sets * SLOTS_SIZE, 0
   for _ = 1, shares do
-    local _, _, _, _, _, _, _, after = read(FAIR, args, position)
+    local _, _, _, _, _, _, _, _, _, _, after = read(FAIR, args, position)
     position = after
   end
   local code, at, kept_by, asks, standings, setter

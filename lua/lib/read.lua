@@ -118,10 +118,10 @@ local head_offset = offset
 offset = now - clock
 -- Of lib/fair/stand.lua: pools that users share fairly, by number. Of lib/lease.lua: sets of slots, by number; their keys come after place
 -- `slots_from`.
-local pools, slots, slots_from, pools_position = false, false, ledgers + 1, position
+local pools, slots, slots_from = false, false, ledgers + 1
 local POOL, POOL_SIZE, POOL_VERSION = '<dI6BI6I6B', 28, 1
 if pools_asked > 0 then
-  pools, slots_from, position = {}, slots_from + 3 * pools_asked, position + 3 * pools_asked
+  pools, slots_from = { false }, slots_from + 3 * pools_asked
 end
 local first_request = position
 -- Reservations that no ledger carries, by id, as this call leaves them; the place in KEYS of the hash of each, and until when each hash

@@ -77,12 +77,14 @@ for k = 1, (last_place > 0 or settles or opened) and ledgers or 0 do
   end
 end
 if pools then
-  for _, pool in pairs(pools) do
-    local level, next_at, users, heavy, pressed, held, is_changed, key, _, w = unpack(pool)
-    if is_changed then
-      local flags = (pressed and 1 or 0) + (held and 2 or 0)
-      call('SET', keys[key], pack(POOL, level, next_at, flags, users, heavy, POOL_VERSION), 'PX',
-        format('%.0f', math.ceil(math.max(w * 1.25, 75000))))
+  for p = 1, pools_asked do
+    local pool = pools[p]
+    -- whether there is something to write: see lib/fair/stand.lua
+    if pool and pool[7] then
+      local level, next_at, users, heavy, pressed, held, _, key, _, w = unpack(pool)
+      local state_flags, life = (pressed and 1 or 0) + (held and 2 or 0), math.ceil(w * 1.25)
+      call('SET', keys[key], pack(POOL, level, next_at, state_flags, users, heavy, POOL_VERSION), 'PX',
+        life <= 75000 and '75000' or format('%.0f', life))
     end
   end
 end

@@ -17,6 +17,7 @@ const TEXTS: &[&str] = &[
     "record",
     "sums",
     "life",
+    "member",
     "most",
     "field",
     "PRUNED_MAX",

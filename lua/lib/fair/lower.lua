@@ -23,7 +23,7 @@
           bound1, bound2, bound3 = place == 1 and own or bound1, place == 2 and own or bound2, place == 3 and own or bound3
         end
       end
-      local x = #standings
+      local x = share * 7 - 7
       standings[x + 1], standings[x + 2], standings[x + 3], standings[x + 4] = pool, heavy, cost, used
       standings[x + 5], standings[x + 6], standings[x + 7] = held, pool_ask, share_now
     end

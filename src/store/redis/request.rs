@@ -76,9 +76,13 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
         }
         for fair in &request.fair {
             let (weight, user) = &fair.member;
-            put(&mut bytes, keys.pool(&request.ledgers[fair.pool].key, fair), 2);
+            let pool = &request.ledgers[fair.pool];
+            put(&mut bytes, keys.pool(&pool.key, fair), 2);
+            put(&mut bytes, keys.number(&pool.key), 2);
+            put(&mut bytes, fair.place as u64 + 1, 1);
             put(&mut bytes, fair.pool as u64 + 1, 1);
             put(&mut bytes, fair.user as u64 + 1, 1);
+            put(&mut bytes, pool.ask.amounts[fair.place].min(ENTRY_MAX), 6);
             put(&mut bytes, u64::from(*weight), 2);
             put(&mut bytes, fair.limit.min(ENTRY_MAX), 6);
             bytes.push(match request.notes {
@@ -86,8 +90,10 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
                 Notes::Heavy => 1,
                 Notes::User => 2,
             });
-            put(&mut bytes, user.len() as u64, 2);
-            bytes.extend(user.as_bytes());
+            // the member of a pool's index, where it is to be noted
+            let member = if request.notes == Notes::Nobody { Vec::new() } else { member_of(*weight, user) };
+            put(&mut bytes, member.len() as u64, 2);
+            bytes.extend(member);
         }
     }
     keys.packed(org, bytes)
@@ -231,10 +237,6 @@ impl<'a> Keys<'a> {
             put(&mut bytes, *window_ms, 6);
             bytes.push(u8::from(*home));
         }
-        for (ledger, fair) in &self.pools {
-            put(&mut bytes, self.number(ledger), 2);
-            put(&mut bytes, fair.place as u64 + 1, 1);
-        }
         bytes
     }
 
@@ -269,6 +271,11 @@ impl<'a> Keys<'a> {
             .collect();
         Packed { keys, arguments: vec![argument] }
     }
+}
+
+/// A member of a pool's index: two bytes of weight, highest first, and the user's id.
+fn member_of(weight: u32, user: &str) -> Vec<u8> {
+    [&weight.to_be_bytes()[2..], user.as_bytes()].concat()
 }
 
 /// Appends the low `size` bytes of `value`, lowest first.
