@@ -96,14 +96,15 @@ if slots then
         call('ZREM', key, id)
       end
     elseif set.changed then
-      call('ZREMRANGEBYSCORE', key, '0', format('%.0f', now))
+      call('ZREMRANGEBYSCORE', key, '0', now_text)
       call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
       for id, expires_at in pairs(set.taken) do
         call('ZADD', key, format('%.0f', expires_at), id)
       end
       -- another's leases may be longer
-      if call('PTTL', key) < math.max(set.life * 2, 75000) then
-        call('PEXPIRE', key, format('%.0f', math.max(set.life * 2, 75000)))
+      local life = math.max(set.life * 2, 75000)
+      if call('PTTL', key) < life then
+        call('PEXPIRE', key, format('%.0f', life * 1.25))
       end
     end
   end

@@ -17,6 +17,7 @@ const TEXTS: &[&str] = &[
     "record",
     "sums",
     "life",
+    "now_text",
     "member",
     "most",
     "field",
