@@ -10,15 +10,17 @@
 --                    records    hash     reservations that no ledger carries, by id
 -- ARGV  1            packed     n ledgers I2, m requests I2, p pools I2, s sets of slots I2
 --                               per ledger: window I6 (ms, 1000 to 31 days), home I1 (1: its entries may carry reservations)
---                               per pool: ledger I2, place of the resource in it I1
---                               per request: id c16, moves_up I1 (2: the subject is blocked, and nothing is asked), max_wait I6 (ms; 0: now or
---                               nothing), home I2 (a ledger; 0: none), records I2 (a place in KEYS), ledgers asked I1, pools asked I1,
---                               sets asked I1, version of the controls it knows I6, until when they are those I6; then per ledger asked:
---                               ledger I2, three amounts I6, three bounds I6 (what a window may already hold; 2^48 - 1: any),
---                               horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool asked: pool I2,
---                               its ledger and that of the user I1 (places among the ledgers asked), weight I2, limit I6, notes I1
---                               (1: the pool notes a heavy user; 2: any user), length I2 and id of the user
--- RETURNS packed: now I6, epoch c8; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
+--                               per request: id c16, form I1 (0; 1: it may move up; 2: the subject is blocked, and nothing is asked; 4
+--                               more: the long form), max_wait I6 (ms; 0: now or nothing), home I2 (a ledger; 0: none), ledgers asked
+--                               I1, records I2 (a place in KEYS); in the long form then pools asked I1, sets asked I1, version of the
+--                               controls it knows I6, until when they are those I6 (in the short one 0, 0, 0 and 2^48 - 1);
+--                               then per ledger asked: ledger I2, three amounts I6, three bounds I6 (what a window may already hold;
+--                               2^48 - 1: any), horizon I6 (ms); then per set asked: set I2, slots I4, lease I4 (ms); then per pool
+--                               asked: pool I2, its ledger I2, place of the resource in it I1, its ledger and that of the user I1
+--                               (places among the ledgers asked), amount I6, weight I2, limit I6, notes I1 (1: the pool notes a heavy
+--                               user; 2: any user), length I2 and what is noted (the weight, highest byte first, and id of the user;
+--                               nothing where nobody is)
+-- RETURNS packed: now I6; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
 --       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6 and 8, and an id that was known)
 --       then, if sets were asked: fencing token I7 (0: no slot was taken), and per set the live leases I4
@@ -27,17 +29,16 @@
 --       asked (a lease expires at `at`), 8 the controls are others; 3 to 8 change nothing
 -- COST  1 TIME, 1 GET, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again for what no summary can answer
 -- TTL   every key: see lib/write.lua
--- PRE   cost <= limit (a caller whose cost is above it asks with moves_up 2, and says `never`)
+-- PRE   cost <= limit (a caller whose cost is above it asks as if blocked, and says `never`)
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
 --
 -- The loop below answers the usual requests, in order, by summaries alone. Its body goes on in lib/fair/, for a request on pools that are
 -- shared fairly, in lib/room.lua, for one that does not fit now, and in lib/charge.lua. The first request that summaries cannot answer ends
 -- it. No functions: see lib/read.lua.
 
-local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBBI6I6', 42
-local ASK, ASK_SIZE = '<I2I6I6I6I6I6I6I6', 44
-local FAIR, HEAVY_PARTS = '<I2BBI2I6BI2c0', 16
-local ASK_SUMMARY, ASK_AMOUNTS = '<I2I6I6I6I6I6I6', '<I2I6I6I6'
+local REQUEST, REQUEST_SIZE, LONG, MORE = '<c16BI6I2B', 28, 4, '<BBI6I6'
+local ASK_SIZE, ASK_SUMMARY, ASK_AMOUNTS = 44, '<I2I6I6I6I6I6I6', '<I2I6I6I6'
+local FAIR, HEAVY_PARTS = '<I2I2BBBI6I2I6BI2c0', 16
 local ADMITTED, DENIED = 1, 2
 
 -- Controls bind from the next decision on: a request that knows others is told so. The head says 1 where there may be some, 2 where there
@@ -51,29 +52,35 @@ if flags ~= 2 then
   controls_version = version and version + 0 or 0
   flags = version and 1 or 2
 end
--- the first part of the answer is time and epoch
-answers_epoch, replied = true, 1
+-- the first part of the answer is the time
+answers_now, replied = true, 1
 
 -- Of lib/room.lua: an entry of a log, by its number.
 local entry_at
 
 while answered < requests do
-  local id, moves_up, max_wait, home, records_key, count, shares, sets, version, until_at = read(REQUEST, args, position)
-  local asked, from = args, position + REQUEST_SIZE
+  local id, form, max_wait, home, count = read(REQUEST, args, position)
+  local asked, from, shares, sets = args, position + REQUEST_SIZE, 0, 0
+  local usual = form == 0 and controls_version == 0
+  if form >= LONG then
+    local version, until_at
+    shares, sets, version, until_at, from = read(MORE, args, from)
+    usual = form == LONG and version == controls_version and now < until_at
+    if max_wait >= until_at - now then
+      -- no place is promised for when the controls are others
+      max_wait = until_at - now - 1
+    end
+  end
   local till = from + count * ASK_SIZE - 1
   local sets_at = till + 1
-  if max_wait >= until_at - now then
-    -- no place is promised for when the controls are others
-    max_wait = until_at - now - 1
-  end
   local next_position = sets_at + sets * SLOTS_SIZE
   -- Can summaries answer? `stale`: entries have left the window of a log since its summary was made, so another ledger may deny, but the
   -- log cannot be charged. `ripe`: a log cannot be charged now without a fold. `lined`: places are booked. `tight`: a log is over
   -- what it may hold.
-  local usual = moves_up == 0 and version == controls_version and now < until_at
   local fits, stale, ripe, lined, tight = true, false, false, false, false
   -- Of the quiet ledger that would carry the reservation: what is asked of it, and its records in the window, from byte `first` on.
   local carrier, carrier_at, first, held, used1, used2, used3, bound1, bound2, bound3 = false, 0, 1, 0, 0, 0, 0, 0, 0, 0
+  local carried1, carried2, carried3, records_key
   for at = from, till, ASK_SIZE do
     local k, a1, a2, a3, b1, b2, b3 = read(ASK_SUMMARY, asked, at)
     local s = logs[k]
@@ -109,10 +116,10 @@ while answered < requests do
       end
       usual = usual and s[1] + a1 <= ENTRY_MAX and s[2] + a2 <= ENTRY_MAX and s[3] + a3 <= ENTRY_MAX
     elseif home == k and a1 + a2 + a3 > 0 and a1 <= NARROW_MAX and a2 <= NARROW_MAX and a3 <= NARROW_MAX then
-      carrier, carrier_at, bound1, bound2, bound3 = k, at, b1, b2, b3
+      carrier, carrier_at, carried1, carried2, carried3, bound1, bound2, bound3 = k, at, a1, a2, a3, b1, b2, b3
       local raw = quiet[k]
       if raw then
-        used1, used2, used3, held = read(TRAILER, raw, #raw - TRAILER_SIZE + 1)
+        used1, used2, used3, held = read(SUMS, raw, #raw - TRAILER_SIZE + 1)
         -- records that have left the window go; 128 is added to their number while one is a booking
         local alive = (now - window[k] + 1) * 4
         while held > 0 do
@@ -137,6 +144,7 @@ while answered < requests do
   end
   if not carrier then
     -- no ledger carries it: a hash does; or a log still does, from when it was quiet
+    records_key = read('<I2', args, position + 26)
     if recorded and recorded[id] or try('HGET', keys[records_key], id) then
       break
     end

@@ -3,20 +3,20 @@
 -- KEYS  as acquire.lua, without pools
 -- ARGV  1            packed     n ledgers I2, m requests I2, 0 I2, s sets of slots I2
 --                               per ledger: window I6 (ms), home I1
---                               per request: id c16, ending I1 (1 commit, 2 release, 3 free the slots only), made_at I6 (ms; 0: unknown), home I2, records I2,
---                               ledgers charged I1, sets I1, checked I1 (1: nothing changes if a lease has
---                               expired); then per ledger charged: ledger I2, three estimates I6, three actual amounts I6; then per
---                               set: set I2
+--                               per request: id c16, ending I1 (1 commit, 2 release, 3 free the slots only), made_at I6 (ms; 0: unknown),
+--                               home I2, ledgers charged I1, sets I1, checked I1 (1: nothing changes if a lease has expired), records
+--                               I2; then per ledger charged: ledger I2, three estimates I6, three actual amounts I6; then per set:
+--                               set I2
 -- RETURNS packed: per request: code I1
 --       code 1 settled, 2 was settled before, 3 unknown (a release leaves a tombstone), 5 a key holds something else,
 --       6 an amount out of range, 7 a lease has expired; 2, 5, 6 and 7 change nothing
--- COST  1 TIME, 1 GET, 1 PEXPIRE, per ledger 1 GETRANGE and at most 2 writes; per log that changes 1 or 2 GETRANGE; as much again for what no summary
---       can answer
+-- COST  1 TIME, 1 GET, 1 PEXPIRE, per ledger 1 GETRANGE and 1 write, 2 for a record that is not the last; per log that changes 1 or 2
+--       GETRANGE; as much again for what no summary can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   the estimates are those of the acquire
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
 
-local REQUEST, REQUEST_SIZE = '<c16BI6I2I2BBB', 30
+local REQUEST, REQUEST_SIZE = '<c16BI6I2BBB', 30
 local CHARGE, CHARGE_SIZE = '<I2I6I6I6I6I6I6', 38
 local SETTLED, BEFORE, UNKNOWN, CORRUPT, OUT_OF_RANGE, LOST = 1, 2, 3, 5, 6, 7
 local COMMIT, FREE = 1, 3
@@ -29,7 +29,7 @@ local block, block_of, block_from, block_to = '', 0, 0, 0
 -- The usual settlements, in order: the reservation is in a quiet ledger, its place has come, and in the logs it was charged to there is an
 -- entry that holds it and stays. The first that is otherwise ends this part. No functions: see lib/read.lua.
 while answered < requests do
-  local id, ending, made_at, home, records_key, count, sets, checked = read(REQUEST, args, position)
+  local id, ending, made_at, home, count, sets, checked = read(REQUEST, args, position)
   local from = position + REQUEST_SIZE
   local till = from + count * CHARGE_SIZE - 1
   if ending == FREE then
@@ -41,7 +41,7 @@ while answered < requests do
     break
   end
   local stamp, h1, h2, h3 = read('<I6I4I4I4', raw, x + 16)
-  local used1, used2, used3, held = read(TRAILER, raw, #raw - TRAILER_SIZE + 1)
+  local used1, used2, used3, held = read(SUMS, raw, #raw - TRAILER_SIZE + 1)
   local at = stamp / 4
   -- all of its records are in the window, and none is a booking
   if stamp % 4 ~= 0 or h1 + h2 + h3 == 0 or held > RECORDS_MAX or read('<I6', raw, 17) < (now - window[home] + 1) * 4 then
@@ -63,7 +63,6 @@ while answered < requests do
         break
       end
       local reset_at, born_at, _, _, frozen, past, booked = read(COLD, s[RAW], #s[RAW] - TAIL_SIZE + 1)
-      s[WALK] = 0
       if at > reset_at and made_at >= born_at then
         -- The first entry at or after the place. It is the newest, if the one before that is older: MERGE tells of a folded log. Else it is
         -- searched, from a guess: busy orgs have their entries at even distances.
@@ -108,7 +107,7 @@ while answered < requests do
           usual = usual and s[PEAK] + a1 <= ENTRY_MAX and s[PEAK + 1] + a2 <= ENTRY_MAX and s[PEAK + 2] + a3 <= ENTRY_MAX
             and s[AHEAD] + a1 <= ENTRY_MAX and s[AHEAD + 1] + a2 <= ENTRY_MAX and s[AHEAD + 2] + a3 <= ENTRY_MAX
         end
-        s[WALK] = { i < past and i, t, g1, g2, g3, frozen * RECORD_SIZE }
+        s[WALK] = { i < past and i, t, g1, g2, g3, frozen * RECORD_SIZE, a1 - e1, a2 - e2, a3 - e3 }
       end
     end
   end
@@ -116,11 +115,12 @@ while answered < requests do
     break
   end
   for c = from, till, CHARGE_SIZE do
-    local k, e1, e2, e3, a1, a2, a3 = read(CHARGE, args, c)
-    local s, w = logs[k], window[k]
-    local found = s and (e1 ~= a1 or e2 ~= a2 or e3 ~= a3) and at + w > now and s[WALK]
-    if found and found ~= 0 then
-      local d1, d2, d3 = a1 - e1, a2 - e2, a3 - e3
+    local k = read('<I2', args, c)
+    local s = logs[k]
+    local found = s and s[WALK]
+    if found then
+      local d1, d2, d3 = found[7], found[8], found[9]
+      s[WALK] = false
       if found[1] then
         s[EDITS] = s[EDITS] or {}
         s[EDITS][found[1]] = { found[2], found[3], found[4], found[5] }
@@ -132,17 +132,21 @@ while answered < requests do
       if s[LAST] > s[NEWEST] then
         -- what the fullest window at a booking holds at most
         s[PEAK], s[PEAK + 1], s[PEAK + 2] = s[PEAK] + math.max(d1, 0), s[PEAK + 1] + math.max(d2, 0), s[PEAK + 2] + math.max(d3, 0)
-        if found[2] > s[LAST] - w then
+        if found[2] > s[LAST] - window[k] then
           s[AHEAD], s[AHEAD + 1], s[AHEAD + 2] = s[AHEAD] + d1, s[AHEAD + 1] + d2, s[AHEAD + 2] + d3
         end
       end
     end
   end
+  local record = pack('<I6I4I4I4', stamp + ending, n1, n2, n3)
+  local sums = pack('<I6I6I6', used1 + n1 - h1, used2 + n2 - h2, used3 + n3 - h3)
   patched = patched or {}
-  patched[home] = {
-    x + 15, pack('<I6I4I4I4', stamp + ending, n1, n2, n3),
-    pack('<I6I6I6', used1 + n1 - h1, used2 + n2 - h2, used3 + n3 - h3),
-  }
+  if x + RECORD_SIZE + TRAILER_SIZE == #raw + 1 then
+    -- the sums come right after the last record
+    patched[home] = { x + 15, record .. sums, '' }
+  else
+    patched[home] = { x + 15, record, sums }
+  end
   answered, position = answered + 1, till + 1 + sets * 2
   answers[answered] = '\1'
 end

@@ -134,22 +134,26 @@ local function decide(id, moves_up, max_wait, home, records_key, count, shares, 
 end
 
 while answered < requests do
-  local id, moves_up, max_wait, home, records_key, count, shares, sets, version, until_at = read(REQUEST, args, position)
-  local from = position + REQUEST_SIZE
+  local id, form, max_wait, home, count = read(REQUEST, args, position)
+  local records_key = read('<I2', args, position + 26)
+  local from, shares, sets, version, until_at = position + REQUEST_SIZE, 0, 0, 0, UNBOUNDED
+  if form >= LONG then
+    form, shares, sets, version, until_at, from = form - LONG, read(MORE, args, from)
+  end
   local sets_at = from + count * ASK_SIZE
   answered, position, token = answered + 1, sets_at + sets * SLOTS_SIZE, 0
   for _ = 1, shares do
-    local _, _, _, _, _, _, _, after = read(FAIR, args, position)
+    local _, _, _, _, _, _, _, _, _, _, after = read(FAIR, args, position)
     position = after
   end
   local code, at, kept_by, asks, standings, setter
   if version ~= controls_version or now >= until_at then
     code = STALE
-  elseif moves_up == 2 then
+  elseif form == 2 then
     code, at = DENIED, now
   else
     code, at, kept_by, asks, standings, setter =
-      decide(id, moves_up, math.min(max_wait, until_at - now - 1), home, records_key, count, shares, sets, from)
+      decide(id, form, math.min(max_wait, until_at - now - 1), home, records_key, count, shares, sets, from)
   end
   replied = replied + 1
   answers[replied] = pack('<BI6B', code, at or 0, kept_by or 0)

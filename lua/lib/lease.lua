@@ -3,22 +3,26 @@
 -- A set of slots is a sorted set: a lease is its reservation's id, by when it expires; and `token`, by the last fencing token, negative so that
 -- it is never taken for a lease.
 -- COST  per set 1 ZCOUNT and 1 ZSCORE, 1 ZSCORE more for an id that may be known, 1 ZRANGEBYSCORE where it is full; 1 ZREMRANGEBYSCORE,
---       2 ZADD and 1 PEXPIRE where a slot is taken, 1 ZREM where one is freed
--- TTL   two leases, at least 75 s
+--       2 ZADD and 1 PTTL where a slot is taken, 1 PEXPIRE where the set would not last, 1 ZREM where one is freed
+-- TTL   two leases, at least 75 s, and up to a quarter more, so that it is seldom renewed
 -- MODEL src/calendar/slots.rs; tests/it/model.rs holds the two together
 --
 -- The functions come into being only in a call that has slots.
 
-local SLOTS, SLOTS_SIZE = '<I2I4I4', 10
-local LEASES_OF_MS = 1024
-local slots_in_use, take_slots, free_slots
+local SLOTS_SIZE = 10
+-- The time as text, which is made once.
+local slots_in_use, take_slots, free_slots, now_text
 if slots_asked > 0 then
+  local SLOTS, LEASES_OF_MS = '<I2I4I4', 1024
+  slots = {}
+
   -- The set k: how many of its leases are live, and its last token; nil if its key holds something else.
   function slots_in_use(k)
     local set = slots[k]
     if not set then
       local key = keys[slots_from + k]
-      local live = try('ZCOUNT', key, '(' .. format('%.0f', now), '+inf')
+      now_text = now_text or format('%.0f', now)
+      local live = try('ZCOUNT', key, '(' .. now_text, '+inf')
       if type(live) == 'table' then
         return nil
       end
@@ -44,7 +48,7 @@ if slots_asked > 0 then
       if not mine[i] and set.live >= amount then
         -- what this call has renewed, the key does not show yet
         local first_at, most = set.first_at, format('%d', set.count + 1)
-        local leases = call('ZRANGEBYSCORE', key, '(' .. format('%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', '0', most)
+        local leases = call('ZRANGEBYSCORE', key, '(' .. now_text, '+inf', 'WITHSCORES', 'LIMIT', '0', most)
         for x = 1, #leases, 2 do
           if not set.taken[leases[x]] then
             first_at = math.min(first_at or leases[x + 1] + 0, leases[x + 1] + 0)

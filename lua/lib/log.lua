@@ -104,7 +104,7 @@ local function use_logs()
     local s, raw = logs[k], quiet[k]
     local log = {
       k = k, window = window[k], n = 0, past = 0, F = {}, used = { 0, 0, 0 }, closed = false, from = 1, cut = 0, stored = '',
-      changed = changed[k] and true or false, reset_at = 0, born_at = now, expires_at = 0, frozen = '', frozen_until = 0, records = nil,
+      changed = changed and changed[k] and true or false, reset_at = 0, born_at = now, expires_at = 0, frozen = '', frozen_until = 0, records = nil,
     }
     if raw then
       local records, patch = {}, patched and patched[k]

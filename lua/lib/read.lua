@@ -9,15 +9,20 @@
 --
 -- Plain statements, few tables, no named fields: functions and hashes on this path cost a tenth of a decision each.
 
-local call, try = redis.call, redis.pcall
-local read, pack = struct.unpack, struct.pack
-local byte, sub, find, rep, format = string.byte, string.sub, string.find, string.rep, string.format
+local call, try, read, pack, byte, sub, find, rep, format
+do
+  -- each library is looked up once
+  local redis, struct, string = redis, struct, string
+  call, try = redis.call, redis.pcall
+  read, pack = struct.unpack, struct.pack
+  byte, sub, find, rep, format = string.byte, string.sub, string.find, string.rep, string.format
+end
 
 -- The two kinds of ledger, by their last byte. A quiet one is [entries that are reservations][trailer]; a log is
 -- [reservations from when it was quiet][entries][cold][line][hot]. README.md has the layouts.
 local QUIET, LOG = 81, 76
 local RECORD, RECORD_SIZE, RECORDS_MAX = '<c16I6I4I4I4', 34, 32
-local TRAILER, TRAILER_SIZE = '<I6I6I6BI6B', 26
+local TRAILER, TRAILER_SIZE, SUMS = '<I6I6I6BI6B', 26, '<I6I6I6B'
 local ENTRY, ENTRY_SIZE = '<I6I6I6I6', 24
 local COLD, COLD_SIZE = '<I6I6I6I6BI2I2', 29
 local LINE, LINE_SIZE = '<I7I7I7I7I7I7I2', 44
@@ -29,8 +34,6 @@ local AMOUNT_MAX, NARROW_MAX, ENTRY_MAX, TOTAL_MAX, UNBOUNDED = 2 ^ 47, 2 ^ 32 -
 -- The parts of a window that its grid has, and within which past times are folded; how many past times are not folded; from how many
 -- bookings on places keep to the grid.
 local PARTS, KEEP, BOOKED_MAX = 64, 32, 128
--- How much of a key shows all of a quiet ledger, and the tail of a log.
-local QUIET_PART, LOG_PART = '-1114', '-147'
 
 -- Places in the summary of a log, after its three sums. From PEAK on they mean something only while places are booked, from PAST on only
 -- once the entries have been counted: see lib/room.lua.
@@ -41,13 +44,16 @@ local keys, args = KEYS, ARGV[1]
 local ledgers, requests, pools_asked, slots_asked, position = read('<I2I2I2I2', args)
 
 local time = call('TIME')
-local clock = time[1] * 1000 + (time[2] - time[2] % 1000) / 1000
+local clock = time[1] * 1000 + time[2] / 1000
+-- a sum of 41 bits and a fraction: it never rounds up to the next millisecond
+clock = clock - clock % 1
 local head = call('GET', keys[1])
-local offset, head_seen_at, head_expires_at, epoch, flags = 0, 0, 0, false, 0
+local offset, head_seen_at, head_expires_at, flags = 0, 0, 0, 0
 if head then
-  local version
+  local version, _
   if #head == HEAD_SIZE then
-    offset, head_seen_at, head_expires_at, epoch, flags, version = read(HEAD, head)
+    -- the epoch as a number, which nobody looks at: cheaper than a text
+    offset, head_seen_at, head_expires_at, _, flags, version = read('<I6I6I6I8BB', head)
   end
   if version ~= HEAD_VERSION then
     return redis.error_reply('ALLOTFORMAT head')
@@ -61,16 +67,16 @@ end
 
 -- Per ledger: the value of a quiet one, as it will be written; or the summary of a log; or that the key holds something else; or nothing
 -- if there is none yet. And until when those quiet ones that are to be written must last. A table made with places in it is cheap to fill.
-local quiet, logs, changed, broken = { false, false, false, false }, { false, false, false, false }, { false, false, false, false }, false
+local quiet, logs, changed, broken = { false, false, false, false }, { false, false, false, false }, false, false
 local window, longest = { 0, 0, 0, 0 }, 0
 for k = 1, ledgers do
-  local w, home
-  w, home, position = read('<I6B', args, position)
-  window[k] = w
+  local w, home, next_position = read('<I6B', args, position)
+  window[k], position = w, next_position
   if w > longest then
     longest = w
   end
-  local raw = try('GETRANGE', keys[k + 1], home == 1 and QUIET_PART or LOG_PART, '-1')
+  -- how much of a key shows all of a quiet ledger, and the tail of a log
+  local raw = try('GETRANGE', keys[k + 1], home == 1 and '-1114' or '-147', '-1')
   if raw ~= '' then
     -- an error is a table, of length 0
     local size, seen_at = #raw, 0
@@ -83,9 +89,9 @@ for k = 1, ledgers do
       quiet[k] = raw
       seen_at = read('<I6', raw, size - 6)
     elseif kind == LOG and size >= TAIL_SIZE then
-      local used1, used2, used3, newest_at, newest1, newest2, newest3, calm_until, merge_until, last_at, tail_at
-      used1, used2, used3, newest_at, newest1, newest2, newest3, calm_until, merge_until, last_at, tail_at, seen_at =
+      local used1, used2, used3, newest_at, newest1, newest2, newest3, calm_until, merge_until, last_at, tail_at, log_seen_at =
         read(HOT, raw, size - HOT_SIZE + 1)
+      seen_at = log_seen_at
       if last_at > newest_at then
         local peak1, peak2, peak3, ahead1, ahead2, ahead3, ahead_from = read(LINE, raw, size - HOT_SIZE - LINE_SIZE + 1)
         logs[k] = {
@@ -110,22 +116,23 @@ end
 -- A clock that stepped back, or a ledger that saw a later time: from here on the org's clock runs from where it was.
 local head_offset = offset
 offset = now - clock
--- Of lib/fair/stand.lua: pools that users share fairly, by number.
-local pools = pools_asked > 0 and {}
+-- Of lib/fair/stand.lua: pools that users share fairly, by number. Of lib/lease.lua: sets of slots, by number; their keys come after place
+-- `slots_from`.
+local pools, slots, slots_from = false, false, ledgers + 1
 local POOL, POOL_SIZE, POOL_VERSION = '<dI6BI6I6B', 28, 1
--- Of lib/lease.lua: sets of slots, by number; their keys come after place `slots_from`.
-local slots, slots_from = slots_asked > 0 and {}, ledgers + 3 * pools_asked + 1
-local pools_position = position
-position = position + pools_asked * 3
+if pools_asked > 0 then
+  pools, slots_from = { false }, slots_from + 3 * pools_asked
+end
 local first_request = position
 -- Reservations that no ledger carries, by id, as this call leaves them; the place in KEYS of the hash of each, and until when each hash
 -- must last.
 local recorded, recorded_in, lasts_until
 -- The latest place charged by this call; 0 if there is none.
 local last_place = 0
--- How many requests are answered; the answers, by parts; whether time and epoch go before them; whether this is a settle.
-local answered, replied, answers, answers_epoch, settles = 0, 0, { '', '', '', '', '', '', '', '' }, false, false
--- Of settle.lua: per quiet ledger the change of one record: its offset, its stamp and amounts, and the sums.
+-- How many requests are answered; the answers, by parts; whether the time goes before them; whether this is a settle.
+local answered, replied, answers, answers_now, settles = 0, 0, { '', '', '', '', '', '' }, false, false
+-- Of settle.lua: per quiet ledger the change of one record: its offset, its stamp and amounts, and the sums; or
+-- all of them, and nothing, where the record is the last.
 local patched
 -- Of lib/log.lua, if a script comes to need it: logs in full, by ledger.
 local opened, close_log

@@ -208,22 +208,10 @@
       replied, answered, position = replied + 1, answered + 1, next_position
       answers[replied] = pack('<BI6B', DENIED, exact, setter)
       for at = from, till, ASK_SIZE do
-        local k = read('<I2', asked, at)
-        local s = logs[k]
         replied = replied + 1
-        if s then
-          local walk, last_at = in_logs and s[WALK], s[LAST]
-          if last_at + window[k] <= now then
-            last_at = 0
-          end
-          local short = 0
-          if walk then
-            short = (walk[1] == exact and 1 or 0) + (walk[2] == exact and 2 or 0) + (walk[3] == exact and 4 or 0)
-          end
-          answers[replied] = pack('<BI7I7I7I6', short, s[1], s[2], s[3], last_at)
-        else
+        if at == carrier_at then
           -- of a quiet ledger the last charge; a tombstone, or what was settled to nothing, is none
-          local last_at, raw = 0, quiet[k]
+          local last_at, raw = 0, quiet[carrier]
           for x = raw and #raw - TRAILER_SIZE - RECORD_SIZE + 1 or 0, first, -RECORD_SIZE do
             local stamp, c1, c2, c3 = read('<I6I4I4I4', raw, x + 16)
             if c1 + c2 + c3 > 0 then
@@ -233,6 +221,18 @@
           end
           local short = (carrier1 == exact and 1 or 0) + (carrier2 == exact and 2 or 0) + (carrier3 == exact and 4 or 0)
           answers[replied] = pack('<BI7I7I7I6', short, used1, used2, used3, last_at)
+        else
+          local k = read('<I2', asked, at)
+          local s = logs[k]
+          local walk, last_at = in_logs and s[WALK], s[LAST]
+          if last_at + window[k] <= now then
+            last_at = 0
+          end
+          local short = 0
+          if walk then
+            short = (walk[1] == exact and 1 or 0) + (walk[2] == exact and 2 or 0) + (walk[3] == exact and 4 or 0)
+          end
+          answers[replied] = pack('<BI7I7I7I6', short, s[1], s[2], s[3], last_at)
         end
       end
     end

@@ -74,7 +74,8 @@ local function settle(id, ending, made_at, home, records_key, count, sets, check
 end
 
 while answered < requests do
-  local id, ending, made_at, home, records_key, count, sets, checked = read(REQUEST, args, position)
+  local id, ending, made_at, home, count, sets, checked = read(REQUEST, args, position)
+  local records_key = read('<I2', args, position + 28)
   local from = position + REQUEST_SIZE
   answered, position = answered + 1, from + count * CHARGE_SIZE + sets * 2
   answers[answered] = pack('<B', settle(id, ending, made_at, home, records_key, count, sets, checked, from))

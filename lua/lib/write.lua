@@ -6,16 +6,13 @@
 
 -- The clock had to be held: whoever looks next must know by how much.
 local held_back = offset ~= head_offset
-if not epoch then
-  -- a new org: the random part of the first id tells this life of its data from another
-  epoch = requests > 0 and (last_place > 0 or held_back) and sub(args, first_request + 8, first_request + 15) or rep('\0', 8)
-end
 if settles then
   -- a Redis out of memory refuses no PEXPIRE, and after a first write no other
   local life = math.max(head_expires_at - now, longest * 1.25 + 1)
   call('PEXPIRE', keys[1], life <= 75001 and '75001' or format('%.0f', life))
 end
-for k = 1, ledgers do
+-- A denial by summaries has changed no ledger.
+for k = 1, (last_place > 0 or settles or opened) and ledgers or 0 do
   local s = logs[k]
   if opened and opened[k] then
     if opened[k].changed then
@@ -58,43 +55,57 @@ for k = 1, ledgers do
       else
         parts = parts .. rep('\0', LINE_SIZE)
       end
-      call('SETRANGE', key, format('%d', from), parts .. pack(HOT, s[1], s[2], s[3], s[NEWEST], s[NEWEST + 1], s[NEWEST + 2],
-        s[NEWEST + 3], s[CALM], s[MERGE], s[LAST], tail, now, LOG))
+      local value = pack(HOT, s[1], s[2], s[3], s[NEWEST], s[NEWEST + 1], s[NEWEST + 2], s[NEWEST + 3], s[CALM], s[MERGE], s[LAST], tail,
+        now, LOG)
+      if parts ~= '' then
+        -- joined only if there is something to join: a copy is hashed anew
+        value = parts .. value
+      end
+      call('SETRANGE', key, format('%d', from), value)
     end
   elseif patched and patched[k] then
     -- one record and the sums; its last time, and so its life, stay
     local patch = patched[k]
     local record, sums = patch[2], patch[3]
     call('SETRANGE', keys[k + 1], format('%d', patch[1]), record)
-    call('SETRANGE', keys[k + 1], format('%d', #quiet[k] - TRAILER_SIZE), sums)
-  elseif changed[k] then
+    if sums ~= '' then
+      call('SETRANGE', keys[k + 1], format('%d', #quiet[k] - TRAILER_SIZE), sums)
+    end
+  elseif changed and changed[k] then
     local value, life = quiet[k], changed[k] - now + window[k] * 1.25
     call('SET', keys[k + 1], value, 'PX', life <= 75000 and '75000' or format('%.0f', life + 1))
   end
 end
-for _, pool in pairs(pools or {}) do
-  local level, next_at, users, heavy, pressed, held, is_changed, key, _, w = unpack(pool)
-  if is_changed then
-    local flags = (pressed and 1 or 0) + (held and 2 or 0)
-    call('SET', keys[key], pack(POOL, level, next_at, flags, users, heavy, POOL_VERSION), 'PX',
-      format('%.0f', math.ceil(math.max(w * 1.25, 75000))))
+if pools then
+  for p = 1, pools_asked do
+    local pool = pools[p]
+    -- whether there is something to write: see lib/fair/stand.lua
+    if pool and pool[7] then
+      local level, next_at, users, heavy, pressed, held, _, key, _, w = unpack(pool)
+      local state_flags, life = (pressed and 1 or 0) + (held and 2 or 0), math.ceil(w * 1.25)
+      call('SET', keys[key], pack(POOL, level, next_at, state_flags, users, heavy, POOL_VERSION), 'PX',
+        life <= 75000 and '75000' or format('%.0f', life))
+    end
   end
 end
-for k, set in pairs(slots or {}) do
-  local key = keys[slots_from + k]
-  if set.freed then
-    for id in pairs(set.freed) do
-      call('ZREM', key, id)
-    end
-  elseif set.changed then
-    call('ZREMRANGEBYSCORE', key, '0', format('%.0f', now))
-    call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
-    for id, expires_at in pairs(set.taken) do
-      call('ZADD', key, format('%.0f', expires_at), id)
-    end
-    -- another's leases may be longer
-    if call('PTTL', key) < math.max(set.life * 2, 75000) then
-      call('PEXPIRE', key, format('%.0f', math.max(set.life * 2, 75000)))
+if slots then
+  for k, set in pairs(slots) do
+    local key = keys[slots_from + k]
+    if set.freed then
+      for id in pairs(set.freed) do
+        call('ZREM', key, id)
+      end
+    elseif set.changed then
+      call('ZREMRANGEBYSCORE', key, '0', now_text)
+      call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
+      for id, expires_at in pairs(set.taken) do
+        call('ZADD', key, format('%.0f', expires_at), id)
+      end
+      -- another's leases may be longer
+      local life = math.max(set.life * 2, 75000)
+      if call('PTTL', key) < life then
+        call('PEXPIRE', key, format('%.0f', life * 1.25))
+      end
     end
   end
 end
@@ -113,10 +124,12 @@ end
 local charged_till = last_place + longest
 if last_place > 0 and (now - head_seen_at >= 1000 or head_expires_at < charged_till) or held_back then
   head_expires_at = math.max(head_expires_at, math.ceil(math.max(now, last_place) + math.max(longest * 1.25, 75000)))
+  -- a new org: the random part of the first id tells this life of its data from another
+  local epoch = head and sub(head, 19, 26) or requests > 0 and sub(args, first_request + 4, first_request + 11) or rep('\0', 8)
   call('SET', keys[1], pack(HEAD, offset, now, head_expires_at, epoch, flags, HEAD_VERSION), 'PX',
     format('%.0f', head_expires_at - now))
 end
-if answers_epoch then
-  answers[1] = pack('<I6c8', now, epoch)
+if answers_now then
+  answers[1] = pack('<I6', now)
 end
 return table.concat(answers)

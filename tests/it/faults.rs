@@ -89,7 +89,7 @@ const FAULTS: [(&str, &str, &str); 41] = [
     ),
     (
         "a settlement does not change what the window of the last booking holds",
-        "if found[2] > s[LAST] - w then",
+        "if found[2] > s[LAST] - window[k] then",
         "if false then",
     ),
     ("a walk from the newest end stops an entry too early", "if over1 and u1 > b1 then", "if over1 and u1 >= b1 then"),
@@ -112,7 +112,7 @@ const FAULTS: [(&str, &str, &str); 41] = [
     ("who has nothing may be heavy", "of_user > 0 and of_user + cost", "of_user + cost"),
     // calls under way
     ("one call more than there are slots", "set.live >= amount", "set.live > amount"),
-    ("a lease lives 1 ms too long", "'(' .. format('%.0f', now), '+inf')\n", "format('%.0f', now), '+inf')\n"),
+    ("a lease lives 1 ms too long", "'(' .. now_text, '+inf')\n", "now_text, '+inf')\n"),
     (
         "tokens of one millisecond are equal",
         "token = math.max(token, set.token + 1)",

@@ -17,6 +17,8 @@ const TEXTS: &[&str] = &[
     "record",
     "sums",
     "life",
+    "now_text",
+    "member",
     "most",
     "field",
     "PRUNED_MAX",

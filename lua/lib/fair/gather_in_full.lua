@@ -1,6 +1,7 @@
 -- lib/fair/gather_in_full.lua: what a request takes of pools that are shared fairly, by open logs: goes on in lib/fair/stand.lua, once per pool,
 -- and ends in lib/acquire_in_full.lua. Asks are { ledger, three amounts, three bounds, horizon, log }.
 
+local ASK = '<I2I6I6I6I6I6I6I6'
 local RELEASED, MISMATCH, CORRUPT, OUT_OF_RANGE, FULL, STALE = 3, 4, 5, 6, 7, 8
 
 use_records()
@@ -11,12 +12,10 @@ use_line()
 local function lower(asks, max_wait, shares, at, noting)
   local standings = {}
   for _ = 1, shares do
-    local p, pool_ask, user_ask, weight, limit, notes, user
-    p, pool_ask, user_ask, weight, limit, notes, user, at = read(FAIR, args, at)
-    notes = noting and notes or 0
+    local p, _, place, pool_ask, user_ask, cost, weight, limit, notes, member, after = read(FAIR, args, at)
+    at, notes = after, noting and notes or 0
     local of_pool, own, of_user = asks[pool_ask], asks[user_ask], 0
-    local place = byte(args, pools_position + p * 3 - 1)
-    local cost, used, w = of_pool[1 + place], of_pool.log.used[place], of_pool.log.window
+    local used, w = of_pool.log.used[place], of_pool.log.window
     for x = 1, own.log.n * 4, 4 do
       of_user = of_user + own.log.F[x + place]
     end

@@ -2,7 +2,7 @@
 -- needs from summaries, and after lib/fair/gather_in_full.lua. Plain statements, as functions cost time even where they are not called.
 --
 -- Needs p, w, limit, used (what the window of the pool holds), of_user (what the user has of it, booked places included), cost, weight, notes,
--- user. Gives pool (false if one of its keys holds something else), heavy, share_now, reserve, and held: the level holds the request back.
+-- member. Gives pool (false if one of its keys holds something else), heavy, share_now, reserve, and held: the level holds the request back.
 --
 -- COST  per pool 1 GET, and 1 SET where it changes; 1 or 2 ZADD for a request that notes who asks; a tick 2 ZRANGEBYSCORE, 2 ZREM, 2 PEXPIRE
 -- TTL   1.25 windows, at least 75 s, renewed every tick and with each new user
@@ -16,7 +16,7 @@
     -- somebody back, there is something to write, place of its first key, limit, window }.
     local LEVEL, NEXT, USERS, HEAVY, PRESSED, HELD, CHANGED, KEY, LIMIT, WINDOW = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
     local pool, life = pools[p], false
-    if pool == nil then
+    if not pool then
       local key = ledgers + 3 * p - 1
       local raw = try('GET', keys[key])
       if not raw then
@@ -75,10 +75,10 @@
     end
     local heavy, share_now, reserve, held = false, 0, 0, false
     -- first the user is counted, then judged, and counted as heavy
-    for index = USERS, pool and HEAVY or 0 do
+    for index = USERS, not pool and 0 or notes > 0 and HEAVY or USERS do
       if index == USERS and notes == 2 or heavy and notes > 0 then
         local key = keys[pool[KEY] + index - NEXT]
-        local added = try('ZADD', key, format('%.0f', now), pack('>I2', weight) .. user)
+        local added = try('ZADD', key, format('%.0f', now), member)
         if added == 1 then
           call('PEXPIRE', key, life or format('%.0f', math.ceil(math.max(w * 1.25, 75000)) + 2000))
           pool[index], pool[CHANGED] = pool[index] + weight, true

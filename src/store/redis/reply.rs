@@ -39,7 +39,6 @@ impl<'a> Reader<'a> {
 pub(crate) fn acquired(bytes: &[u8], requests: &[AcquireRequest]) -> Result<Vec<Result<Answer, Error>>, Error> {
     let mut reader = Reader(bytes);
     let now = reader.number(6)?;
-    let _epoch = reader.bytes(8)?;
     requests.iter().map(|request| answer(&mut reader, now, request)).collect()
 }
 

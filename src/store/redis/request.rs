@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// Added to the form of a request that has more than ledgers: pools, slots or controls. The others, most of all, are read faster without.
+const LONG: u8 = 4;
+
 /// Keys and the packed argument of one call.
 #[derive(Debug)]
 pub(crate) struct Packed {
@@ -48,14 +51,19 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
     let mut bytes = keys.header(requests.len());
     for request in requests {
         bytes.extend(request.id.0);
-        bytes.push(if request.is_blocked { 2 } else { u8::from(request.moves_up) });
+        let is_long = !request.fair.is_empty() || !request.slots.is_empty() || request.controls != (0, None);
+        let form = if request.is_blocked { 2 } else { u8::from(request.moves_up) };
+        bytes.push(if is_long { form + LONG } else { form });
         put(&mut bytes, request.max_wait_ms.min(ENTRY_MAX), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
-        keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
-        put(&mut bytes, request.fair.len() as u64, 1);
-        put(&mut bytes, request.slots.len() as u64, 1);
-        put(&mut bytes, request.controls.0, 6);
-        put(&mut bytes, request.controls.1.unwrap_or(ENTRY_MAX), 6);
+        keys.home(&mut bytes, home.map(|home| &home.key), request.ledgers.len());
+        keys.place_of_records(&mut bytes, &request.id, org);
+        if is_long {
+            put(&mut bytes, request.fair.len() as u64, 1);
+            put(&mut bytes, request.slots.len() as u64, 1);
+            put(&mut bytes, request.controls.0, 6);
+            put(&mut bytes, request.controls.1.unwrap_or(ENTRY_MAX), 6);
+        }
         for asked in &request.ledgers {
             put(&mut bytes, keys.number(&asked.key), 2);
             for amount in asked.ask.amounts.iter().chain(&asked.ask.bounds).chain([&asked.ask.horizon_ms]) {
@@ -69,9 +77,13 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
         }
         for fair in &request.fair {
             let (weight, user) = &fair.member;
-            put(&mut bytes, keys.pool(&request.ledgers[fair.pool].key, fair), 2);
+            let pool = &request.ledgers[fair.pool];
+            put(&mut bytes, keys.pool(&pool.key, fair), 2);
+            put(&mut bytes, keys.number(&pool.key), 2);
+            put(&mut bytes, fair.place as u64 + 1, 1);
             put(&mut bytes, fair.pool as u64 + 1, 1);
             put(&mut bytes, fair.user as u64 + 1, 1);
+            put(&mut bytes, pool.ask.amounts[fair.place].min(ENTRY_MAX), 6);
             put(&mut bytes, u64::from(*weight), 2);
             put(&mut bytes, fair.limit.min(ENTRY_MAX), 6);
             bytes.push(match request.notes {
@@ -79,8 +91,10 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
                 Notes::Heavy => 1,
                 Notes::User => 2,
             });
-            put(&mut bytes, user.len() as u64, 2);
-            bytes.extend(user.as_bytes());
+            // the member of a pool's index, where it is to be noted
+            let member = if request.notes == Notes::Nobody { Vec::new() } else { member_of(*weight, user) };
+            put(&mut bytes, member.len() as u64, 2);
+            bytes.extend(member);
         }
     }
     keys.packed(org, bytes)
@@ -107,9 +121,10 @@ pub(crate) fn settle(org: &OrgKeys, requests: &[SettleRequest]) -> Packed {
         });
         put(&mut bytes, request.made_at.unwrap_or(0), 6);
         let home = request.home.and_then(|home| request.ledgers.get(home));
-        keys.place(&mut bytes, home.map(|home| &home.key), &request.id, org, request.ledgers.len());
+        keys.home(&mut bytes, home.map(|home| &home.key), request.ledgers.len());
         put(&mut bytes, request.slots.len() as u64, 1);
         bytes.push(u8::from(request.checks_leases));
+        keys.place_of_records(&mut bytes, &request.id, org);
         for settled in &request.ledgers {
             put(&mut bytes, keys.number(&settled.key), 2);
             for amount in settled.estimate.iter().chain(&settled.actual) {
@@ -250,10 +265,6 @@ impl<'a> Keys<'a> {
             put(&mut bytes, *window_ms, 6);
             bytes.push(u8::from(*home));
         }
-        for (ledger, fair) in &self.pools {
-            put(&mut bytes, self.number(ledger), 2);
-            put(&mut bytes, fair.place as u64 + 1, 1);
-        }
         bytes
     }
 
@@ -261,15 +272,18 @@ impl<'a> Keys<'a> {
         self.numbers.get(key).copied().unwrap_or(0)
     }
 
-    fn place(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, id: &ReservationId, org: &OrgKeys, ledgers: usize) {
+    fn home(&self, bytes: &mut Vec<u8>, home: Option<&LedgerKey>, ledgers: usize) {
+        put(bytes, home.map_or(0, |home| self.number(home)), 2);
+        put(bytes, ledgers as u64, 1);
+    }
+
+    /// The hash that keeps `id` where no ledger does, by its place in `KEYS`. Behind what is always read, as it seldom is.
+    fn place_of_records(&self, bytes: &mut Vec<u8>, id: &ReservationId, org: &OrgKeys) {
         let records = org.records(id);
         let records = self.records.iter().position(|key| *key == records).unwrap_or(0);
         let before =
             1 + self.ledgers.len() + 3 * self.pools.len() + self.slots.len() + usize::from(self.controls.is_some());
-        let records = records + before + 1;
-        put(bytes, home.map_or(0, |home| self.number(home)), 2);
-        put(bytes, records as u64, 2);
-        put(bytes, ledgers as u64, 1);
+        put(bytes, (records + before + 1) as u64, 2);
     }
 
     fn packed(self, org: &OrgKeys, argument: Vec<u8>) -> Packed {
@@ -285,6 +299,11 @@ impl<'a> Keys<'a> {
             .collect();
         Packed { keys, arguments: vec![argument] }
     }
+}
+
+/// A member of a pool's index: two bytes of weight, highest first, and the user's id.
+fn member_of(weight: u32, user: &str) -> Vec<u8> {
+    [&weight.to_be_bytes()[2..], user.as_bytes()].concat()
 }
 
 /// Appends the low `size` bytes of `value`, lowest first.
