@@ -5,12 +5,14 @@
     if not pool then
       return nil
     end
+    -- a pool keeps a light user out only where it is full itself, whatever else its ledger counts
+    local full_at = not heavy and used > of_pool[4 + place] and pool_ask or -1
     if heavy then
       of_pool[4 + place] = math.max(math.min(of_pool[4 + place], pool[LIMIT] - reserve - cost), 0)
       own[4 + place] = math.max(math.min(own[4 + place], share_now - cost), 0)
       max_wait = math.min(max_wait, math.floor(w / HEAVY_PARTS))
     end
-    for _, value in ipairs({ pool, heavy, cost, used, held, pool_ask, share_now }) do
+    for _, value in ipairs({ pool, heavy, cost, used, held, full_at, share_now }) do
       standings[#standings + 1] = value
     end
   end

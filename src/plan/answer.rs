@@ -103,11 +103,11 @@ impl Plan {
         let window_ms = self.ledgers.get(setter).map_or(0, |ledger| ledger.asked.window_ms);
         let horizon_ms = self.ledgers.get(setter).map_or(u64::MAX, |ledger| ledger.asked.ask.horizon_ms);
         let (mut horizon_ms, mut pause_ms_max) = (horizon_ms.min(self.max_wait_ms), u64::MAX);
-        let heavy = self
-            .fair
-            .iter()
-            .zip(&answer.standings)
-            .find(|(fair, standing)| standing.heavy && (setter == fair.ask.user || setter == fair.ask.pool));
+        let heavy = self.fair.iter().zip(&answer.standings).find(|(fair, standing)| {
+            // of all that the ledger counts, it is what is shared that does not fit
+            let is_short = short.get(setter).is_some_and(|places| places[fair.ask.place]);
+            standing.heavy && is_short && (setter == fair.ask.user || setter == fair.ask.pool)
+        });
         if heavy.is_some() {
             // the level changes, so that a long pause would miss what becomes free
             horizon_ms = horizon_ms.min(window_ms / HEAVY_PARTS);

@@ -65,6 +65,8 @@ struct Lowered {
     standings: Vec<Standing>,
     /// Per pool, whether the level holds the request back.
     held: Vec<bool>,
+    /// Per pool, whether it is full for the request, whatever else its ledger counts.
+    full: Vec<bool>,
 }
 
 /// One reservation.
@@ -200,14 +202,15 @@ impl Org {
             }
             (place, _) => Verdict::Admitted { at: place.unwrap_or(now) },
         };
-        for ((fair, standing), held) in request.fair.iter().zip(&lowered.standings).zip(&lowered.held) {
+        let marks = lowered.held.iter().zip(&lowered.full);
+        for ((fair, standing), (held, full)) in request.fair.iter().zip(&lowered.standings).zip(marks) {
             let pool_key = &request.ledgers[fair.pool].key;
             let used = self.ledgers.get(pool_key).map_or(0, |ledger| ledger.used()[fair.place]);
             let Some(pool) = self.pools.get_mut(&(pool_key.clone(), fair.place)) else { continue };
             if *held {
                 pool.hold();
             }
-            if !standing.heavy && first.setter == Some(fair.pool) {
+            if !standing.heavy && *full && first.setter == Some(fair.pool) {
                 pool.press(fair.limit, used, request.ledgers[fair.pool].ask.amounts[fair.place]);
             }
         }
@@ -253,8 +256,13 @@ impl Org {
         let asks = request.ledgers.iter().map(|asked| asked.ask).collect();
         // no place is promised for when the controls are others
         let known_ms = request.controls.1.map_or(u64::MAX, |until| until - now - 1);
-        let mut lowered =
-            Lowered { asks, max_wait_ms: request.max_wait_ms.min(known_ms), standings: Vec::new(), held: Vec::new() };
+        let mut lowered = Lowered {
+            asks,
+            max_wait_ms: request.max_wait_ms.min(known_ms),
+            standings: Vec::new(),
+            held: Vec::new(),
+            full: Vec::new(),
+        };
         let noted = (notes == Notes::User, notes != Notes::Nobody);
         for fair in &request.fair {
             let (pool_key, window_ms) = (&request.ledgers[fair.pool].key, request.ledgers[fair.pool].window_ms);
@@ -265,6 +273,7 @@ impl Org {
             let pool = self.pools.entry((pool_key.clone(), fair.place)).or_default();
             pool.tick(now, window_ms, fair.limit, used);
             let standing = pool.stand(now, fair.limit, &fair.member, of_user, cost, noted);
+            lowered.full.push(used > lowered.asks[fair.pool].bounds[fair.place]);
             if standing.heavy {
                 let bound = &mut lowered.asks[fair.user].bounds[fair.place];
                 *bound = (*bound).min(standing.share.saturating_sub(cost));

@@ -4,7 +4,9 @@
 //! the pool is empty, and in the second the level is found. Where callers wait, the last minute is not judged either, as some of its calls
 //! still wait in the end. Three seeds, or one where many wait, which takes long to play. Every run also asserts that no window holds more than the limit (`support::play`).
 
-use crate::support::{Group, Outcome, Scene, play};
+use allotment::{Cost, Limit, Policy, Reason, Retry, Subject};
+
+use crate::support::{Group, Outcome, Scene, Stage, play};
 
 const SEEDS: &[u64] = &[1, 2, 3];
 /// For scenes whose waiters take long to play.
@@ -155,6 +157,37 @@ async fn a_user_that_stops_frees_its_share() {
     };
     let leaver = Group::new("leaver", 1, 10_000.0).until_minute(5);
     keeps(&fair(4_000, 8, [GREEDY, leaver]), SEEDS, promises).await;
+}
+
+/// A pool is not blamed, and not throttled, for another resource that its ledger counts: that one's times are exact.
+#[tokio::test]
+async fn a_limit_on_requests_beside_a_pool_of_images_is_named_and_does_not_lower_its_level() {
+    for stage in Stage::both().await {
+        let limits = [Limit::new("pool").images(10_000).fair_share(), Limit::new("rate").requests(30)];
+        let limiter = stage.limiter(limits.into_iter().fold(Policy::new(), Policy::limit));
+        let [greedy, light] = ["greedy", "light"].map(|user| Subject::org("acme").user(user));
+        assert!(limiter.try_acquire(&light, Cost::images(1)).await.unwrap().into_result().is_ok());
+        let mut denials = Vec::new();
+        for _ in 0..40 {
+            for (user, images) in [(&greedy, 200), (&light, 1)] {
+                denials.extend(limiter.try_acquire(user, Cost::images(images)).await.unwrap().into_result().err());
+            }
+            stage.advance_ms(100);
+        }
+        assert!(denials.len() > 40, "{}", stage.name());
+        for error in denials {
+            let denial = error.denial().unwrap();
+            assert_eq!((&*denial.limit, &denial.reason), ("rate", &Reason::Limit), "{}: {denial}", stage.name());
+            assert!(matches!(denial.retry, Retry::After(_)), "{denial}");
+        }
+        // a level would hold the greedy one back once there is room again
+        stage.advance_ms(60_000);
+        assert!(
+            limiter.try_acquire(&greedy, Cost::images(9_000)).await.unwrap().into_result().is_ok(),
+            "{}",
+            stage.name()
+        );
+    }
 }
 
 /// Batch work that wants twice a pool of 1,000, beside interactive users of this many calls a minute in all.

@@ -23,9 +23,11 @@
           bound1, bound2, bound3 = place == 1 and own or bound1, place == 2 and own or bound2, place == 3 and own or bound3
         end
       end
+      -- a pool keeps a light user out only where it is full itself, whatever else its ledger counts
+      local full_at = not heavy and used > read('<I6', asked, pool_at + 14 + place * 6) and pool_ask or -1
       local x = share * 7 - 7
       standings[x + 1], standings[x + 2], standings[x + 3], standings[x + 4] = pool, heavy, cost, used
-      standings[x + 5], standings[x + 6], standings[x + 7] = held, pool_ask, share_now
+      standings[x + 5], standings[x + 6], standings[x + 7] = held, full_at, share_now
     end
     if not usual then
       break
