@@ -28,7 +28,7 @@ const BETA: f64 = 0.3;
 /// The parts of a window that the heavy may book ahead.
 pub(crate) const HEAVY_PARTS: u64 = 16;
 /// Users that leave an index in one decision.
-const PRUNED_MAX: usize = 100;
+const PRUNED_MAX: usize = 1_000;
 
 /// How often the users of a pool are counted and its level may rise, and how often a process notes the heavy: sixty times a window, every
 /// 0.1 to 1 s.

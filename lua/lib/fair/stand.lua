@@ -37,7 +37,7 @@
     end
     if pool and now >= pool[NEXT] then
       -- sixty times a window the users are counted, and the level may rise
-      local PRUNED_MAX = '100'
+      local PRUNED_MAX = '1000'
       -- longer than the state, which is written more often
       life = format('%.0f', math.ceil(math.max(w * 1.25, 75000)) + 2000)
       for index = USERS, HEAVY do
