@@ -96,11 +96,12 @@ if slots then
         call('ZREM', key, id)
       end
     elseif set.changed then
-      call('ZREMRANGEBYSCORE', key, '0', now_text)
+      -- this first: a Redis out of memory refuses it, and with it the slot
       call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
       for id, expires_at in pairs(set.taken) do
         call('ZADD', key, format('%.0f', expires_at), id)
       end
+      call('ZREMRANGEBYSCORE', key, '0', now_text)
       -- another's leases may be longer
       local life = math.max(set.life * 2, 75000)
       if call('PTTL', key) < life then
