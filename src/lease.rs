@@ -70,10 +70,27 @@ impl Lease {
         self.dispatch.leases.lost(&self.beating).await;
     }
 
+    pub(crate) fn watch(&self) -> Watch {
+        Watch { dispatch: Arc::clone(&self.dispatch), beating: Arc::clone(&self.beating) }
+    }
+
     /// The slots have been freed, or are lost.
     pub(crate) fn end(&mut self) {
         self.ended = true;
         self.dispatch.leases.leave(&self.org, self.id);
+    }
+}
+
+/// Knows of a lease whether it was lost.
+pub(crate) struct Watch {
+    dispatch: Arc<Dispatch>,
+    beating: Arc<Beating>,
+}
+
+impl Watch {
+    /// Whether the lease has expired, as far as this process can know.
+    pub(crate) fn is_lost(&self) -> bool {
+        !self.dispatch.leases.is_live(&self.beating)
     }
 }
 

@@ -186,7 +186,7 @@ impl Limiter {
     /// Waits for a permit as long as it takes, makes the call, and gives the charge back if the call fails. Two round trips.
     ///
     /// `call` owns the permit: it commits what was used, or drops the permit to keep the estimate. If it fails without having committed,
-    /// the charge is given back.
+    /// the charge is given back, unless its slot was lost.
     ///
     /// # Errors
     ///
@@ -201,9 +201,11 @@ impl Limiter {
         Fut: Future<Output = Result<T, E>>,
     {
         let permit = self.acquire(subject, cost).await.map_err(RunError::NotAdmitted)?;
-        let twin = permit.twin();
+        let (twin, watch) = (permit.twin(), permit.watch());
         let result = call(permit).await;
+        // where the slot was lost, the charge stays: somebody else may be making the call
         if result.is_err()
+            && !watch.is_some_and(|watch| watch.is_lost())
             && let Err(error) = twin.release().await
         {
             tracing::debug!(kind = ?error.kind(), "a failed call keeps its charge");
@@ -244,13 +246,15 @@ impl Limiter {
     ///
     /// As [`try_acquire`](Self::try_acquire).
     pub async fn reset(&self, subject: &Subject) -> Result<(), Error> {
-        let asking = self.ask(subject, Cost::new()).await?;
+        let mut asking = self.ask(subject, Cost::new()).await?;
+        asking.take_parts();
         self.core.dispatch.store.reset(&asking.org, &asking.plan.ledger_keys()).await
     }
 
     /// The part of [`reset`](Self::reset) that is of one limit.
     pub(crate) async fn reset_limit(&self, subject: &Subject, limit: &str) -> Result<(), Error> {
-        let asking = self.ask(subject, Cost::new()).await?;
+        let mut asking = self.ask(subject, Cost::new()).await?;
+        asking.take_parts();
         let ledgers = asking.plan.ledger_keys_of(limit);
         if ledgers.is_empty() {
             return Err(Error::invalid(format!(

@@ -12,7 +12,7 @@ use crate::{
     decision::LimitStatus,
     dispatch::Dispatch,
     error::{Error, ErrorKind},
-    lease::Lease,
+    lease::{Lease, Watch},
     plan::Plan,
     store::{ReservationId, Settled},
     telemetry::{self, Verb},
@@ -116,6 +116,11 @@ impl Permit {
             limits: Vec::new(),
             lease: None,
         }
+    }
+
+    /// Tells, also once the permit is gone, whether its slot had gone to somebody else; `None` where it takes none.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        self.lease.as_ref().map(Lease::watch)
     }
 
     async fn settle(&mut self, actual: Option<&Cost>) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use allotment::{
     testing::{RAW_LEASE_MS, RawAcquire, RawAsk, RawLedger, RawSettle, RawVerdict},
 };
 
-use crate::support::{Stage, shared};
+use crate::support::{Stage, raw, shared};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -174,6 +174,46 @@ async fn a_call_whose_lease_was_lost_is_told_and_keeps_its_charge() {
     assert_eq!(heir.limits()[0].used, 2, "and its charge stays as estimated");
     heir.release().await.unwrap();
     assert_eq!(take(&limiter).await.limits()[0].used, 2);
+}
+
+/// `run` gives the charge of a failed call back, but not one whose slot has gone to somebody else.
+#[tokio::test]
+async fn a_failed_call_whose_lease_was_lost_keeps_its_charge() {
+    let (limiter, clock) = limiter(1);
+    let alice = alice();
+    let fails = limiter.run(&alice, Cost::new(), async |permit| {
+        clock.advance(Duration::from_secs(16));
+        permit.lease().unwrap().lost().await;
+        Err::<(), _>("the upstream was gone")
+    });
+    assert!(fails.await.is_err());
+    assert_eq!(take(&limiter).await.limits()[0].used, 2, "the zombie's and this one");
+    let fails = limiter.run(&alice, Cost::new(), async |_permit| Err::<(), _>("at once"));
+    assert!(fails.await.is_err());
+    assert_eq!(take(&limiter).await.limits()[0].used, 3, "one that had its slot gives back");
+}
+
+/// A Redis out of memory lets who has a slot keep it, and gives none to others.
+#[tokio::test]
+async fn out_of_memory_no_slot_is_lost_and_none_is_given() {
+    let stage = Stage::redis().await;
+    let Stage::Redis { server, .. } = &stage else { panic!("a stage in Redis") };
+    let mut conn = raw(server).await;
+    let store = stage.raw();
+    let alone = |number| RawAcquire { asked: Vec::new(), home: None, ..request(number, "alice", 2) };
+    let holder = store.acquire("acme", &[alone(1)]).await.remove(0).unwrap();
+    assert!(holder.token > 0);
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec_async(&mut conn).await.unwrap();
+    let lease = (Some("alice".to_owned()), alone(1).id);
+    for _ in 0..4 {
+        stage.advance_ms(RAW_LEASE_MS - 1);
+        assert_eq!(store.renew("acme", std::slice::from_ref(&lease)).await.unwrap(), [true]);
+        let refused = store.acquire("acme", &[alone(2)]).await.remove(0).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    }
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").exec_async(&mut conn).await.unwrap();
+    let second = store.acquire("acme", &[alone(2)]).await.remove(0).unwrap();
+    assert_eq!((second.in_flight, second.token > holder.token), (vec![2], true));
 }
 
 #[tokio::test]
