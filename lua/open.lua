@@ -1,18 +1,21 @@
 -- open.lua: reservations that no ledger carries and nobody has settled. Reads only.
 --
 -- KEYS  1            head       string   clock offset of the org
---       2 ..         records    hash     reservations by id, one hash per second in which ids were made: a few, as each is read whole
+--       2 ..         records    hash     reservations by id, one hash per second in which ids were made
 -- ARGV  1            owner      the last four bytes of the ids that are wanted, or nothing: all
--- RETURNS packed: now I6, then per reservation: id c16, at I6, three amounts I6
--- COST  1 TIME, 1 HGETALL per hash
+-- RETURNS packed: how many of the hashes were read I2, in their order: one at least; then per reservation: id c16, at I6, three amounts I6
+-- COST  1 TIME, 1 HGETALL per hash that is read: no more once 1,000 reservations have been
 -- TTL   writes nothing
--- PRE   none
--- MODEL src/store/redis/reply.rs reads it
+-- PRE   at least one hash
+-- MODEL src/store/redis/reply/stored.rs reads it
 
-local owner, OPEN = ARGV[1], 0
-local parts = { pack('<I6', now) }
-for k = 2, #KEYS do
-  local fields = redis.call('HGETALL', KEYS[k])
+local owner, OPEN, ENOUGH = ARGV[1], 0, 1000
+local parts, hashes, seen = { '' }, 0, 0
+while hashes < #KEYS - 1 and seen < ENOUGH do
+  hashes = hashes + 1
+  local key = KEYS[hashes + 1]
+  local fields = redis.call('HGETALL', key)
+  seen = seen + #fields / 2
   for i = 1, #fields, 2 do
     local id, record = fields[i], fields[i + 1]
     local stamp, a1, a2, a3 = read('<I6I6I6I6', record)
@@ -21,4 +24,5 @@ for k = 2, #KEYS do
     end
   end
 end
+parts[1] = pack('<I2', hashes)
 return table.concat(parts)

@@ -346,7 +346,8 @@ impl Store {
     }
 
     /// Reservations of one org that nobody has settled and that no ledger shows, those of one owner or all of them, made within the last
-    /// `back_ms`. A round trip per eight seconds looked at.
+    /// `back_ms`. A round trip per 64 seconds looked at, or per 1,000 reservations
+    /// of one second or more.
     #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "the embedded store looks at all it has"))]
     pub(crate) async fn open(&self, org: &str, owner: Option<Owner>, back_ms: u64) -> Result<Vec<Open>, Error> {
         match self {

@@ -43,8 +43,8 @@ enum Question<'a> {
 
 /// Members that are noted in one call.
 const NOTED_MAX: usize = 500;
-/// Seconds whose records are looked at in one call: each is a hash that is read whole.
-const SECONDS_MAX: usize = 8;
+/// Seconds whose records are looked at in one call, at most.
+const SECONDS_MAX: usize = 64;
 /// How far the clocks of processes may be ahead of the one that looks for what they made, in seconds.
 const AHEAD_S: u64 = 30;
 
@@ -114,9 +114,13 @@ impl RedisStore {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let seconds: Vec<_> = (since_epoch.saturating_sub(back_ms.div_ceil(1_000))..since_epoch + AHEAD_S).collect();
         let mut open = Vec::new();
-        for some in seconds.chunks(SECONDS_MAX) {
+        let mut left = &*seconds;
+        while !left.is_empty() {
+            let some = &left[..left.len().min(SECONDS_MAX)];
             let reply = self.repeat_until_answered(&OPEN, &request::open(&keys, some, owner)).await?;
-            open.extend(reply::open(&reply)?);
+            let (read, found) = reply::open(&reply)?;
+            open.extend(found);
+            left = left.get(read.max(1)..).unwrap_or_default();
         }
         Ok(open)
     }

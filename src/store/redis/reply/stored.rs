@@ -19,10 +19,13 @@ const RECORD_SIZE: u64 = 34;
 
 pub(crate) fn inspected(bytes: &[u8], request: &InspectRequest) -> Result<Inspected, Error> {
     let mut reader = Reader(bytes);
-    let (now, version) = (reader.number(6)?, reader.number(6)?);
+    let (clock, version) = (reader.number(6)?, reader.number(6)?);
+    let raw = request.ledgers.iter().map(|_| stored(&mut reader)).collect::<Result<Vec<_>, Error>>()?;
+    // as a decision does: a clock that stepped back is held by what has been seen
+    let now = raw.iter().map(|ledger| seen_at(ledger)).max().unwrap_or(0).max(clock);
     let mut ledgers = Vec::with_capacity(request.ledgers.len());
-    for (_, window_ms) in &request.ledgers {
-        let mut contents = ledger(stored(&mut reader)?)?;
+    for ((_, window_ms), raw) in request.ledgers.iter().zip(raw) {
+        let mut contents = ledger(raw)?;
         contents.entries.retain(|entry| entry.at + window_ms > now);
         contents.open.retain(|open| open.at + window_ms > now);
         ledgers.push(contents);
@@ -33,15 +36,16 @@ pub(crate) fn inspected(bytes: &[u8], request: &InspectRequest) -> Result<Inspec
     Ok(Inspected { now, version, ledgers, pools, slots })
 }
 
-pub(crate) fn open(bytes: &[u8]) -> Result<Vec<Open>, Error> {
+/// How many hashes were read, and what is open there.
+pub(crate) fn open(bytes: &[u8]) -> Result<(usize, Vec<Open>), Error> {
     let mut reader = Reader(bytes);
-    let _now = reader.number(6)?;
+    let hashes = usize::try_from(reader.number(2)?).unwrap_or(usize::MAX);
     let mut open = Vec::new();
     while !reader.0.is_empty() {
         let id = id(&mut reader)?;
         open.push(Open { id, at: reader.number(6)?, amounts: reader.amounts(6)? });
     }
-    Ok(open)
+    Ok((hashes, open))
 }
 
 /// A length and as many bytes.
@@ -54,6 +58,12 @@ fn id(reader: &mut Reader<'_>) -> Result<ReservationId, Error> {
     let mut id = NOBODY;
     id.copy_from_slice(reader.bytes(16)?);
     Ok(ReservationId(id))
+}
+
+/// When a ledger was written: the six bytes before its kind, whatever that is.
+fn seen_at(stored: &[u8]) -> u64 {
+    let bytes = stored.len().checked_sub(7).map(|from| &stored[from..from + 6]);
+    bytes.into_iter().flatten().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A ledger as stored: times ascending and distinct, none of nothing; and the reservations that it carries.
