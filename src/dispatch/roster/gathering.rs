@@ -27,10 +27,9 @@ pub(super) struct Gathering {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    by_org: HashMap<Arc<str>, BTreeSet<SubjectKey>>,
+    /// With how long those of the org are to stay on the list.
+    by_org: HashMap<Arc<str>, (BTreeSet<SubjectKey>, u64)>,
     count: usize,
-    /// The longest that any of them is to stay on the list.
-    life_ms: u64,
     /// A task writes.
     is_written: bool,
     closing: bool,
@@ -38,9 +37,10 @@ struct Waiting {
 
 impl Waiting {
     fn add(&mut self, org: &Arc<str>, key: SubjectKey, life_ms: u64) {
-        if self.count < WAITING_MAX && self.by_org.entry(Arc::clone(org)).or_default().insert(key) {
-            self.count += 1;
-            self.life_ms = self.life_ms.max(life_ms);
+        if self.count < WAITING_MAX {
+            let (subjects, longest_ms) = self.by_org.entry(Arc::clone(org)).or_default();
+            *longest_ms = life_ms.max(*longest_ms);
+            self.count += usize::from(subjects.insert(key));
         }
     }
 }
@@ -75,16 +75,16 @@ impl Gathering {
                     () = self.hurry.notified() => {}
                 }
             }
-            let (by_org, life_ms, closing) = {
+            let (by_org, closing) = {
                 let mut waiting = self.waiting.lock();
                 if waiting.by_org.is_empty() {
                     waiting.is_written = false;
                     return;
                 }
                 waiting.count = 0;
-                (std::mem::take(&mut waiting.by_org), std::mem::take(&mut waiting.life_ms), waiting.closing)
+                (std::mem::take(&mut waiting.by_org), waiting.closing)
             };
-            for (org, subjects) in by_org {
+            for (org, (subjects, life_ms)) in by_org {
                 let subjects: Vec<_> = subjects.into_iter().collect();
                 let written = self.store.note(&org, &subjects, life_ms).await;
                 if written.is_err_and(|error| error.is_retryable()) && !closing {
