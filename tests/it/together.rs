@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, future::IntoFuture, time::Duration};
 
-use allotment::{Admin, Control, Cost, ErrorKind, Limit, Limiter, ManualClock, Outcome, Permit, Policy, Subject};
+use allotment::{Admin, Control, Cost, ErrorKind, Limit, Limiter, Outcome, Permit, Policy, Subject};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tokio::task::JoinHandle;
 
@@ -45,8 +45,11 @@ struct Run {
     /// The place of its call in `taken`.
     held: Vec<(usize, Permit)>,
     waiting: Vec<(usize, u64, JoinHandle<Option<Permit>>)>,
-    /// When each grant was made: it counts for a window.
+    /// When each grant was made: it counts for a window. A run has grants or none.
     granted: Vec<u64>,
+    grants: bool,
+    /// What the pool is lowered to, until when.
+    lowered: Option<(u64, u64)>,
     most_live: u64,
 }
 
@@ -62,7 +65,8 @@ impl Run {
         let limiters = ["interactive", "batch", "nightly"].map(|class| limiter.priority(class)).into();
         let random = StdRng::seed_from_u64(seed);
         let (taken, held, waiting, granted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { stage, limiters, admin, random, taken, held, waiting, granted, most_live: 0 }
+        let (grants, lowered) = (seed % 2 == 1, None);
+        Self { stage, limiters, admin, random, taken, held, waiting, granted, grants, lowered, most_live: 0 }
     }
 
     fn admitted(&mut self, user: usize, images: u64, permit: Permit) {
@@ -102,6 +106,7 @@ impl Run {
                 let outcome = limiter.try_acquire(&subject(user), Cost::images(images)).await.unwrap();
                 if let Outcome::Admitted(permit) = outcome {
                     self.admitted(user, images, permit);
+                    self.assert_lowered();
                 }
             }
             // who waits wakes by the clock of the embedded store
@@ -140,11 +145,16 @@ impl Run {
         let lasting = Duration::from_millis(self.random.random_range(1..30_000));
         let control = match self.random.random_range(0..7) {
             0 => Control::block().on("user", user).lasting(lasting),
-            1 => Control::amount("pool", "images", self.random.random_range(10..=POOL)).lasting(lasting),
+            1 => {
+                let amount = self.random.random_range(10..=POOL);
+                let until = self.stage.now_ms() + u64::try_from(lasting.as_millis()).unwrap();
+                self.lowered = Some((amount, until));
+                Control::amount("pool", "images", amount).lasting(lasting)
+            }
             2 => Control::scale("user", 50).on("user", user).lasting(lasting),
             3 => Control::candidate("pool", "images", 3).lasting(lasting),
             4 => Control::amount("calls", "in_flight", self.random.random_range(1..=CALLS)).lasting(lasting),
-            5 => {
+            5 if self.grants => {
                 self.granted.push(self.stage.now_ms());
                 Control::grant("pool", "images", GRANT)
             }
@@ -154,7 +164,19 @@ impl Run {
         let active = self.admin.controls("acme").await.unwrap();
         if let Some(active) = active.choose(&mut self.random).filter(|_| self.random.random_bool(0.2)) {
             assert!(self.admin.withdraw("acme", &active.control).await.unwrap());
+            if active.control == Control::amount("pool", "images", self.lowered.map_or(0, |(amount, _)| amount)) {
+                self.lowered = None;
+            }
         }
+    }
+
+    /// A call that was just admitted found room in what the pool is lowered to.
+    fn assert_lowered(&self) {
+        let (now, grant) = (self.stage.now_ms(), if self.granted.is_empty() { 0 } else { GRANT });
+        let Some((amount, _)) = self.lowered.filter(|(_, until)| now < *until) else { return };
+        let window = self.taken.iter().filter(|(at, ..)| at + WINDOW_MS > now && *at <= now);
+        let holds: u64 = window.map(|(_, _, images)| images).sum();
+        assert!(holds <= amount + grant, "lowered to {amount}, and it holds {holds} after an admission");
     }
 
     /// What a window of the pool may hold that ends then: a grant counts from when it was made for a window, and what it let in leaves
