@@ -58,6 +58,18 @@ pub(crate) struct Plan {
     max_wait_ms: u64,
     /// Figures of limits that do not count by user are not the caller's business.
     hides_org: bool,
+    /// Of a plan for looks and resets: what the user has of limits that are shared fairly.
+    parts: Vec<PlannedPart>,
+}
+
+/// A user's part of a limit that is shared fairly.
+#[derive(Clone, Copy, Debug)]
+struct PlannedPart {
+    /// That of the limit.
+    check: Check,
+    /// Where the part is counted.
+    ledger: usize,
+    weight: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -143,6 +155,7 @@ impl Plan {
             home: None,
             max_wait_ms: u64::MAX,
             hides_org: policy.hide_org && subject.value("user").is_some(),
+            parts: Vec::new(),
         };
         // a smoothing rule follows that of its limit, and keeps its proportion to it
         let mut whole = (1, 1);
@@ -379,7 +392,9 @@ impl Plan {
     /// Asks for all that decides about the call.
     pub(crate) fn inspect_request(&self) -> InspectRequest {
         let pool = |fair: &PlannedFair| (self.ledgers[fair.ask.pool].asked.key.clone(), fair.ask.place);
-        let pools = self.fair.iter().map(pool).collect();
+        let mut pools: Vec<_> = self.fair.iter().map(pool).collect();
+        // those that the call takes from come first
+        pools.extend(self.pools_of_parts());
         InspectRequest { ledgers: self.ledger_keys(), pools, slots: self.slots() }
     }
 

@@ -212,6 +212,7 @@ impl Wanted {
     fn add(&mut self, request: InspectRequest) {
         self.0.ledgers.extend(request.ledgers);
         self.0.slots.extend(request.slots);
+        self.0.pools.extend(request.pools);
     }
 
     fn request(mut self) -> InspectRequest {
@@ -219,6 +220,8 @@ impl Wanted {
         self.0.ledgers.dedup();
         self.0.slots.sort_unstable();
         self.0.slots.dedup();
+        self.0.pools.sort_unstable();
+        self.0.pools.dedup();
         self.0
     }
 }

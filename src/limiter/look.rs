@@ -21,7 +21,7 @@ use crate::{
     subject::Subject,
 };
 
-/// How many ledgers, and how many sets of slots, are read in one call.
+/// How many ledgers, sets of slots or pools are read in one call.
 const READ_MAX: usize = 256;
 /// How far back open reservations are looked for that no ledger carries.
 const OPEN_BACK_MS_MAX: u64 = 10 * 60 * 1_000;
@@ -39,6 +39,7 @@ impl Limiter {
     pub(crate) async fn look<'a>(&'a self, subject: &'a Subject, cost: Cost) -> Result<Looked<'a>, Error> {
         let mut asking = self.ask(subject, cost).await?;
         for _ in 0..CHANGES_MAX {
+            asking.take_parts();
             let seen = self.store().inspect(&asking.org, &asking.plan.inspect_request()).await?;
             let (version, until) = asking.plan.controls();
             if seen.version == version && until.is_none_or(|until| seen.now < until) {
@@ -61,17 +62,18 @@ impl Limiter {
         (policy, controls): &(Arc<Compiled>, Arc<Controls>),
         subject: &Subject,
     ) -> Result<Plan, Error> {
-        Plan::new(Arc::clone(policy), subject, Cost::new(), &self.class, controls)
+        Plan::new(Arc::clone(policy), subject, Cost::new(), &self.class, controls).map(|plan| plan.with_parts(subject))
     }
 
-    /// Reads ledgers and slots, however many. A round trip per 256 of them.
+    /// Reads ledgers, slots and pools, however many. A round trip per 256 of them.
     pub(crate) async fn see(&self, org: &str, wanted: &InspectRequest) -> Result<Sight, Error> {
         let mut sight = Sight::default();
         let ledgers = wanted.ledgers.chunks(READ_MAX);
-        let slots = wanted.slots.chunks(READ_MAX);
+        let (slots, pools) = (wanted.slots.chunks(READ_MAX), wanted.pools.chunks(READ_MAX));
+        let pools = pools.map(|some| InspectRequest { pools: some.to_vec(), ..InspectRequest::default() });
         let ledgers = ledgers.map(|some| InspectRequest { ledgers: some.to_vec(), ..InspectRequest::default() });
         let slots = slots.map(|some| InspectRequest { slots: some.to_vec(), ..InspectRequest::default() });
-        for request in ledgers.chain(slots) {
+        for request in ledgers.chain(slots).chain(pools) {
             let seen = self.store().inspect(org, &request).await?;
             sight.add(&request, seen);
         }
@@ -148,6 +150,11 @@ impl Looked<'_> {
 }
 
 impl Asking<'_> {
+    /// Plans for a look or a reset.
+    pub(super) fn take_parts(&mut self) {
+        self.plan = Arc::new(Plan::clone(&self.plan).with_parts(self.subject));
+    }
+
     /// What the store would answer that holds this, and where all stands before it.
     pub(super) fn foresee(&self, seen: &Inspected) -> Answer {
         MemoryStore::foresee(&self.plan.acquire_request(self.id, 0), seen)

@@ -8,11 +8,11 @@ use std::{
 };
 
 use crate::{
-    calendar::Amounts,
+    calendar::{Amounts, fair::Pool},
     control::Controls,
     cost::Cost,
     decision::LimitStatus,
-    plan::{Plan, PlannedLedger, custom_of, key_of, place_of},
+    plan::{Check, Plan, PlannedLedger, PlannedPart, custom_of, key_of, place_of},
     policy::Rule,
     resource::Resource,
     store::{
@@ -30,6 +30,7 @@ pub(crate) struct Sight {
     pub(crate) now: u64,
     ledgers: HashMap<LedgerKey, Seen>,
     live: HashMap<SlotsKey, u64>,
+    pools: HashMap<(LedgerKey, usize), Pool>,
     open: HashMap<Owner, BTreeSet<Open>>,
 }
 
@@ -67,6 +68,7 @@ impl Sight {
             self.ledgers.insert(key.clone(), Seen { state, booked });
             self.add_open(contents.open);
         }
+        self.pools.extend(request.pools.iter().cloned().zip(seen.pools));
         let live = seen.slots.iter().map(|slots| slots.live);
         self.live.extend(request.slots.iter().cloned().zip(live));
     }
@@ -91,7 +93,23 @@ impl Sight {
 }
 
 impl Plan {
-    /// Every limit that holds the subject, in policy order, those on calls under way last.
+    /// The same with what the user has of limits that are shared fairly, whatever the call takes of them: for looks and resets.
+    pub(crate) fn with_parts(mut self, subject: &Subject) -> Self {
+        let policy = Arc::clone(&self.policy);
+        if subject.value("user").is_some() {
+            for check in self.checks.clone() {
+                let rule = &policy.rules[check.rule];
+                if rule.fair && !check.candidate && !check.shadow {
+                    let ledger = self.ledger_of(rule, &rule.scope_of_each_user(), subject);
+                    self.parts.push(PlannedPart { check, ledger, weight: policy.weight_of(subject) });
+                }
+            }
+        }
+        self
+    }
+
+    /// Every limit that holds the subject, in policy order, then those on calls under way; then, of a plan that has them, the user's parts
+    /// of those that are shared fairly, each with the share as its amount.
     pub(crate) fn uses(&self, sight: &Sight) -> Vec<Use> {
         let main = self.checks.iter().filter(|check| !self.policy.rules[check.rule].smoothing);
         let ledgers = main.map(|check| {
@@ -104,13 +122,36 @@ impl Plan {
             let scope = Arc::clone(&self.policy.in_flight[check.limit].scope);
             Use { status: self.slot_status(check, live), scope, booked: 0 }
         });
-        ledgers.chain(slots).collect()
+        let parts = self.parts.iter().map(|part| {
+            let seen = sight.ledgers.get(&self.ledgers[part.ledger].asked.key).copied().unwrap_or_default();
+            let share = self.share_of(part, seen, sight);
+            let status = self.status(&Check { amount: share, ..part.check }, sight.now, seen.state);
+            let rule = &self.policy.rules[part.check.rule];
+            Use { status, scope: rule.scope_of_each_user(), booked: seen.booked[part.check.place] }
+        });
+        ledgers.chain(slots).chain(parts).collect()
     }
 
-    /// The ledgers of one limit, with their windows; none if it does not hold the subject.
+    /// What a user may have of a limit that is shared, as things are.
+    fn share_of(&self, part: &PlannedPart, seen: Seen, sight: &Sight) -> u64 {
+        let pool = (self.ledgers[part.check.ledger].asked.key.clone(), part.check.place);
+        let mut pool = sight.pools.get(&pool).cloned().unwrap_or_default();
+        let used = seen.state.used[part.check.place] + seen.booked[part.check.place];
+        let member = (part.weight, Box::default());
+        pool.stand(sight.now, part.check.whole, &member, used, 0, (false, false)).share
+    }
+
+    /// The pools that it takes a part of, by ledger and place.
+    pub(super) fn pools_of_parts(&self) -> impl Iterator<Item = (LedgerKey, usize)> {
+        self.parts.iter().map(|part| (self.ledgers[part.check.ledger].asked.key.clone(), part.check.place))
+    }
+
+    /// The ledgers of one limit, and of the user's part of it; none if it does not hold the subject.
     pub(crate) fn ledger_keys_of(&self, limit: &str) -> Vec<(LedgerKey, u64)> {
         let of_limit = self.checks.iter().filter(|check| &*self.policy.rules[check.rule].name == limit);
-        let ledgers: BTreeSet<usize> = of_limit.map(|check| check.ledger).collect();
+        let of_user = self.parts.iter().filter(|part| &*self.policy.rules[part.check.rule].name == limit);
+        let ledgers = of_limit.map(|check| check.ledger).chain(of_user.map(|part| part.ledger));
+        let ledgers: BTreeSet<usize> = ledgers.collect();
         let asked = ledgers.into_iter().map(|ledger| &self.ledgers[ledger].asked);
         asked.map(|asked| (asked.key.clone(), asked.window_ms)).collect()
     }

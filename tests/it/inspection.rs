@@ -318,6 +318,36 @@ async fn what_is_explained_is_what_is_decided() {
     }
 }
 
+/// A policy may count users by their parts of a shared pool alone: these are seen, and emptied with it.
+#[tokio::test]
+async fn a_pool_that_is_shared_shows_each_users_part_and_is_reset_with_it() {
+    for stage in Stage::both().await {
+        let policy = Policy::new().limit(Limit::new("pool").images(60).window(MINUTE).fair_share());
+        let limiter = stage.limiter(policy.clone());
+        let [alice, greedy] = ["alice", "greedy"].map(|user| Subject::org("acme").user(user));
+        let held = [take(&limiter, &alice, 1).await, take(&limiter, &alice, 2).await];
+        for _ in 0..56 {
+            spend(&limiter, &greedy, 1).await;
+        }
+        let limiter = onlooker(&stage, limiter, policy).await;
+        let admin = Admin::new(&limiter, "dana").unwrap();
+        let users = admin.users("acme").await.unwrap();
+        let parts: Vec<_> = users.iter().map(|user| (&*user.user, figures(&user.limits[0]), user.open)).collect();
+        assert_eq!(parts, [("greedy", (60, 56, 4, 0), 0), ("alice", (60, 3, 57, 0), 2)], "{}", stage.name());
+        let seen = admin.inspect(&alice).await.unwrap();
+        assert_eq!((seen.limits.len(), seen.open.len()), (2, 2), "{}", stage.name());
+        assert_eq!(seen.limits.iter().map(figures).collect::<Vec<_>>(), [(60, 59, 1, 0), (60, 3, 57, 0)]);
+
+        admin.reset_limit(&greedy, "pool").await.unwrap();
+        let seen = admin.inspect(&greedy).await.unwrap();
+        assert_eq!(seen.limits.iter().map(|limit| limit.status.used).collect::<Vec<_>>(), [0, 0], "{}", stage.name());
+        spend(&limiter, &greedy, 50).await;
+        admin.reset(&greedy).await.unwrap();
+        spend(&limiter, &greedy, 59).await;
+        drop(held);
+    }
+}
+
 #[tokio::test]
 async fn a_look_writes_nothing_and_sees_what_callers_do_not() {
     let stage = Stage::redis().await;
