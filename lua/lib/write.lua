@@ -97,9 +97,9 @@ if slots then
       end
     elseif set.changed then
       -- this first: a Redis out of memory refuses it, and with it the slot
-      call('ZADD', key, '-' .. format('%.0f', set.token), 'token')
+      call('ZADD', key, '-' .. format('%d', set.token), 'token')
       for id, expires_at in pairs(set.taken) do
-        call('ZADD', key, format('%.0f', expires_at), id)
+        call('ZADD', key, format('%d', expires_at), id)
       end
       call('ZREMRANGEBYSCORE', key, '0', now_text)
       -- another's leases may be longer

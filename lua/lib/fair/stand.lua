@@ -78,7 +78,7 @@
     for index = USERS, not pool and 0 or notes > 0 and HEAVY or USERS do
       if index == USERS and notes == 2 or heavy and notes > 0 then
         local key = keys[pool[KEY] + index - NEXT]
-        local added = try('ZADD', key, format('%.0f', now), member)
+        local added = try('ZADD', key, format('%d', now), member)
         if added == 1 then
           call('PEXPIRE', key, life or format('%.0f', math.ceil(math.max(w * 1.25, 75000)) + 2000))
           pool[index], pool[CHANGED] = pool[index] + weight, true
