@@ -121,7 +121,10 @@ impl Run {
                 let taken = &mut self.taken[call];
                 let settled = match self.random.random_range(0..4) {
                     0 => permit.release().await.map(|()| taken.2 = 0),
-                    1 => Ok(drop(permit)),
+                    1 => {
+                        drop(permit);
+                        Ok(())
+                    }
                     // used as estimated
                     _ => permit.commit(Cost::images(taken.2)).await,
                 };
