@@ -9,7 +9,7 @@
 -- COST  1 TIME, 1 HGET, 1 GET per string, 1 ZCOUNT and 1 ZRANGEBYSCORE per set
 -- TTL   writes nothing
 -- PRE   none
--- MODEL src/store/redis/reply.rs reads it
+-- MODEL src/store/redis/reply/stored.rs reads it
 
 local strings = ARGV[1] + 2
 local version = redis.call('HGET', KEYS[2], 'version')

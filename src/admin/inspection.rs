@@ -55,8 +55,8 @@ impl Admin {
     }
 
     /// The users of an org that use anything, each with its limits; who has used the largest part of a limit comes first. Round trips: one
-    /// per 1,000 subjects and one per 256 ledgers of theirs, two more, and one for eight seconds in which reservations are looked for:
-    /// at most the last ten minutes and one.
+    /// per 1,000 subjects, one per 256 ledgers and per 256 sets of slots of theirs, one for the pools, one for the controls, and those in
+    /// which open reservations are looked for: see [`inspect`](Self::inspect).
     ///
     /// # Errors
     ///
@@ -94,9 +94,9 @@ impl Admin {
         Ok(users)
     }
 
-    /// Who uses a limit, most first: each user's part of it. It is known where a limit of the policy counts the same window by the same scope
-    /// and user, and where the limit is shared fairly; else nobody is named. Round trips as [`users`](Self::users), without those for
-    /// reservations.
+    /// Who uses a limit, most first: each user's part of it; of calls under way how many there are. A part is known where a limit of the
+    /// policy counts the same window by the same scope and the user, and where the limit is shared fairly; else nobody is named. Round
+    /// trips: one per 1,000 subjects, one for the controls, one per 256 ledgers, or one per 1,000 leases.
     ///
     /// # Errors
     ///
@@ -110,8 +110,8 @@ impl Admin {
     }
 
     /// Where every limit of a subject stands, what is booked and under way, which reservations nobody has settled, and the controls that
-    /// hold it. Round trips: one, three after the controls have changed; and one for eight seconds in which reservations are looked for:
-    /// at most the last ten minutes and one.
+    /// hold it. Round trips: one, three after the controls have changed; and one per 64 seconds in which reservations are looked for that no
+    /// ledger carries, or per 1,000 of them: those made within the longest window of the policy, at most ten minutes, and a minute more.
     ///
     /// # Errors
     ///
@@ -173,6 +173,9 @@ impl Admin {
         is_wanted: impl Fn(&Subject) -> bool,
     ) -> Result<Vec<PartUse>, Error> {
         let (_, listed) = self.listed(org).await?;
+        if *resource == Resource::InFlight {
+            return self.holders(org, limit, &listed, is_wanted).await;
+        }
         let mut parts: BTreeMap<&str, BTreeSet<Part>> = BTreeMap::new();
         for Listed { subject, plan } in listed.iter().filter(|listed| is_wanted(&listed.subject)) {
             if let (Some(user), Some(part)) = (subject.value("user"), plan.part_of(limit, resource, subject)) {
@@ -188,6 +191,32 @@ impl Admin {
         };
         let mut users: Vec<_> = parts.into_iter().map(part_use).filter(|part| part.used + part.booked > 0).collect();
         users.sort_by(|a, b| (b.used, b.booked).cmp(&(a.used, a.booked)).then_with(|| a.user.cmp(&b.user)));
+        Ok(users)
+    }
+
+    /// How many calls of each user are under way in a limit, most first; of users that are on the list.
+    async fn holders(
+        &self,
+        org: &str,
+        limit: &str,
+        listed: &[Listed],
+        is_wanted: impl Fn(&Subject) -> bool,
+    ) -> Result<Vec<PartUse>, Error> {
+        let (mut slots, mut users) = (BTreeSet::new(), BTreeMap::new());
+        for Listed { subject, plan } in listed.iter().filter(|listed| is_wanted(&listed.subject)) {
+            slots.extend(plan.slots_of(limit));
+            users.extend(subject.value("user").map(|user| (Owner::of(Some(user)).0, user)));
+        }
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        for key in slots {
+            let owners = self.limiter.store().holders(org, key).await?;
+            for user in owners.iter().filter_map(|owner| users.get(&owner.0)) {
+                *counts.entry(user).or_default() += 1;
+            }
+        }
+        let part_use = |(user, used): (&str, u64)| PartUse { user: user.to_owned(), used, booked: 0 };
+        let mut users: Vec<_> = counts.into_iter().map(part_use).collect();
+        users.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.user.cmp(&b.user)));
         Ok(users)
     }
 

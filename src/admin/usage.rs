@@ -36,7 +36,8 @@ pub struct OpenReservation {
 pub struct Inspection {
     /// The store's time, in milliseconds since the epoch.
     pub at_ms: u64,
-    /// Every limit that holds the subject, in policy order, those on calls under way last.
+    /// Every limit that holds the subject, in policy order, then those on calls under way; then the user's part of each limit that is shared
+    /// fairly, with the share of the moment as its amount.
     pub limits: Vec<LimitUse>,
     /// Reservations of the subject's user that nobody has settled, or of calls without a user, the oldest first.
     pub open: Vec<OpenReservation>,
@@ -50,7 +51,8 @@ pub struct Inspection {
 pub struct UserUse {
     /// The user.
     pub user: String,
-    /// The limits that count by user, with further attributes if the policy says so: then once per value that was admitted lately.
+    /// The limits that count by user, with further attributes if the policy says so: then once per value that was admitted lately. The
+    /// user's part of a limit that is shared fairly is one of them, with the share of the moment as its amount.
     pub limits: Vec<LimitUse>,
     /// How many reservations nobody has settled.
     pub open: usize,

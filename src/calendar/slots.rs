@@ -25,6 +25,11 @@ impl Slots {
         self.leases.values().filter(|expires_at| **expires_at > now).count() as u64
     }
 
+    /// The reservations that have live leases.
+    pub(crate) fn holders(&self, now: u64) -> impl Iterator<Item = Id> {
+        self.leases.iter().filter(move |(_, expires_at)| **expires_at > now).map(|(id, _)| *id)
+    }
+
     /// When the first live lease expires; 0 if there is none.
     pub(crate) fn first_at(&self, now: u64) -> u64 {
         self.leases.values().copied().filter(|expires_at| *expires_at > now).min().unwrap_or(0)

@@ -174,10 +174,20 @@ impl Plan {
         })
     }
 
+    /// The slots that a limit on calls under way counts by; `None` if it does not hold the subject.
+    pub(crate) fn slots_of(&self, limit: &str) -> Option<&SlotsKey> {
+        let of_limit = self.slot_checks.iter().find(|check| &*self.policy.in_flight[check.limit].name == limit)?;
+        Some(&self.slots[of_limit.asked].key)
+    }
+
     /// Whether two subjects count together in a limit: they have the same values of all that it counts by.
     pub(crate) fn counts_together(&self, limit: &str, one: &Subject, other: &Subject) -> bool {
-        let scopes = self.policy.rules.iter().filter(|rule| &*rule.name == limit).map(|rule| &rule.scope);
-        scopes.flat_map(|scope| scope.iter()).all(|attribute| one.value(attribute) == other.value(attribute))
+        let rules = self.policy.rules.iter().filter(|rule| &*rule.name == limit).map(|rule| &rule.scope);
+        let slots = self.policy.in_flight.iter().filter(|slots| &*slots.name == limit).map(|slots| &slots.scope);
+        rules
+            .chain(slots)
+            .flat_map(|scope| scope.iter())
+            .all(|attribute| one.value(attribute) == other.value(attribute))
     }
 
     /// The controls that it was planned by.

@@ -25,9 +25,9 @@ use self::{
 use crate::{
     error::{Error, ErrorKind},
     store::{
-        AcquireRequest, Answer, Governed, Lease, SettleRequest, Settled, StoredControls,
+        AcquireRequest, Answer, Governed, Lease, ReservationId, SettleRequest, Settled, StoredControls,
         inspection::{InspectRequest, Inspected, Open, Owner},
-        keyspace::{LedgerKey, ORGS, OrgKeys, SubjectKey},
+        keyspace::{LedgerKey, ORGS, OrgKeys, SlotsKey, SubjectKey},
     },
     telemetry,
 };
@@ -135,6 +135,13 @@ impl RedisStore {
         self.repeat::<u64>(&Question::Script(&NOTE, &packed)).await.map(drop)
     }
 
+    pub(crate) async fn holders(&self, org: &str, slots: &SlotsKey) -> Result<Vec<Owner>, Error> {
+        let members = self.members(&OrgKeys::new(org).slots(slots)).await?;
+        // the last fencing token is no lease
+        let ids = members.into_iter().filter_map(|member| <[u8; 16]>::try_from(member).ok());
+        Ok(ids.map(|id| ReservationId(id).owner()).collect())
+    }
+
     pub(crate) async fn orgs(&self) -> Result<Vec<String>, Error> {
         self.list(ORGS).await
     }
@@ -146,6 +153,12 @@ impl RedisStore {
 
     /// Who is on a list, sorted.
     async fn list(&self, key: &str) -> Result<Vec<String>, Error> {
+        let members = self.members(key).await?;
+        Ok(members.into_iter().filter_map(|member| String::from_utf8(member).ok()).collect())
+    }
+
+    /// The members of a sorted set whose time has not come, sorted. A round trip per 1,000 members.
+    async fn members(&self, key: &str) -> Result<Vec<Vec<u8>>, Error> {
         let (mut cursor, mut members) = (0, BTreeSet::new());
         loop {
             let answer: list::Answer = self.repeat(&Question::Pipe(&list::page(key, cursor))).await?;

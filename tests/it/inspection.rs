@@ -307,6 +307,11 @@ async fn what_is_explained_is_what_is_decided() {
         let busy = explained(&limiter, &admin, &alice, Cost::images(1)).await;
         assert_eq!(denied(&busy), ("calls", &Reason::InFlight), "{}", stage.name());
         assert_eq!(figures(limit(&busy.limits, "calls", &Resource::InFlight)), (2, 2, 0, 0));
+        let limiter = onlooker(&stage, limiter, policy.clone()).await;
+        let admin = Admin::new(&limiter, "dana").unwrap();
+        let busy = admin.explain(&alice, Cost::images(1)).await.unwrap();
+        let users: Vec<_> = busy.users.iter().map(|part| (&*part.user, part.used)).collect();
+        assert_eq!(users, [("alice", 2)], "{}", stage.name());
 
         let block = Control::block().on("user", "alice").because("spam");
         admin.apply("acme", &block).await.unwrap();

@@ -3,9 +3,9 @@
 use crate::{
     calendar::Ledger,
     store::{
-        AcquireRequest, Answer, Verdict,
+        AcquireRequest, Answer, ReservationId, Verdict,
         inspection::{Contents, InspectRequest, Inspected, Open, Owner, SlotsSeen},
-        keyspace::LedgerKey,
+        keyspace::{LedgerKey, SlotsKey},
         memory::{MemoryStore, Org, State},
     },
 };
@@ -53,6 +53,13 @@ impl MemoryStore {
             is_wanted && record.state == State::Open && record.expires_at > now
         });
         open.map(|(id, record)| Open { at: record.at, id: *id, amounts: record.amounts }).collect()
+    }
+
+    pub(crate) fn holders(&self, org: &str, slots: &SlotsKey) -> Vec<Owner> {
+        let orgs = self.orgs.lock();
+        let now = self.clock.now_ms();
+        let slots = orgs.by_name.get(org).and_then(|org| org.slots.get(slots));
+        slots.into_iter().flat_map(|slots| slots.holders(now)).map(|id| ReservationId(id).owner()).collect()
     }
 
     /// Empties the past of ledgers; booked places stay.

@@ -1,19 +1,19 @@
-//! How a list of who was admitted lately is read: page by page, whatever its length. `lua/note.lua` writes it.
+//! How a sorted set by time is read, a list of who was admitted lately or the leases of a set of slots: page by page, whatever its length.
 
 use redis::Pipeline;
 
 /// About how many members are read at once.
 const PAGE: usize = 1_000;
 
-/// Some members of a list, without those who are to be taken off. One that stays on it while all pages are read is on one of them at least.
+/// Some members, without those whose time has come. One that stays while all pages are read is on one of them at least.
 pub(super) struct Page {
-    pub(super) members: Vec<String>,
+    pub(super) members: Vec<Vec<u8>>,
     /// Where the next page begins; 0: this is the last.
     pub(super) next: u64,
 }
 
-/// The time, in seconds and microseconds; where the next page begins; members, by when they are taken off.
-pub(super) type Answer = ((u64, u64), (u64, Vec<(String, f64)>));
+/// The time, in seconds and microseconds; where the next page begins; members, by their times.
+pub(super) type Answer = ((u64, u64), (u64, Vec<(Vec<u8>, f64)>));
 
 /// Asks for the page that begins there. One round trip.
 pub(super) fn page(key: &str, cursor: u64) -> Pipeline {
