@@ -59,6 +59,21 @@ answers_now, replied = true, 1
 local entry_at
 
 while answered < requests do
+  -- who is blocked asks nothing of a ledger: answered here, it keeps nobody behind it from the rest of this loop
+  local blocked = byte(args, position + 16)
+  while blocked and blocked % LONG == 2 do
+    local version, until_at, after, _ = 0, UNBOUNDED, position + REQUEST_SIZE
+    if blocked >= LONG then
+      _, _, version, until_at, after = read(MORE, args, after)
+    end
+    local is_current = version == controls_version and now < until_at
+    answered, replied, position = answered + 1, replied + 1, after
+    answers[replied] = pack('<BI6B', is_current and DENIED or 8, is_current and now or 0, 0)
+    blocked = answered < requests and byte(args, position + 16)
+  end
+  if answered == requests then
+    break
+  end
   local id, form, max_wait, home, count = read(REQUEST, args, position)
   local asked, from, shares, sets = args, position + REQUEST_SIZE, 0, 0
   local usual = form == 0 and controls_version == 0

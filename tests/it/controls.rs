@@ -10,6 +10,7 @@ use std::{
 use allotment::{
     ActiveControl, Admin, AuditRecord, Control, Cost, Denial, ErrorKind, Limit, Limiter, ManualClock, Outcome, Policy,
     Reason, Resource, Retry, Subject,
+    testing::{RawAcquire, RawAsk, RawLedger, RawVerdict},
 };
 
 use crate::support::{Stage, connect, shared};
@@ -248,6 +249,48 @@ async fn a_release_without_a_head_does_not_end_a_block() {
     Admin::new(&first, "dana").unwrap().apply(org, &Control::block()).await.unwrap();
     permit.release().await.unwrap();
     assert!(take(&limiter(), &alice(org)).await.is_err());
+}
+
+/// One call of the script decides for many: those of a blocked subject, which ask for nothing, go between the others.
+#[tokio::test]
+async fn who_is_blocked_is_answered_between_others() {
+    for stage in Stage::both().await {
+        let store = stage.raw();
+        assert!(store.govern("acme", "block", Some("{}"), Some(5_000)).await.unwrap());
+        let (version, controls) = store.controls("acme").await.unwrap();
+        let known = (version, controls[0].1);
+        let ledger = RawLedger { user: Some("bob".to_owned()), window_ms: 60_000 };
+        let ask = RawAsk { ledger, amounts: [1, 0, 0], limits: [Some(2), None, None] };
+        let id = |number| [number; 16];
+        let takes = |number| RawAcquire {
+            id: id(number),
+            asked: vec![ask.clone()],
+            home: Some(0),
+            controls: known,
+            ..RawAcquire::default()
+        };
+        let blocked =
+            |number, controls| RawAcquire { id: id(number), controls, is_blocked: true, ..RawAcquire::default() };
+        let batch = [
+            blocked(1, known),
+            takes(2),
+            blocked(3, (version + 1, None)),
+            blocked(4, known),
+            takes(5),
+            takes(6),
+            blocked(7, known),
+        ];
+        let answers = store.acquire("acme", &batch).await.into_iter().map(|answer| answer.unwrap().verdict);
+        let now = stage.now_ms();
+        let denied = RawVerdict::Denied { at: now, setter: 0, short: Vec::new() };
+        let full = RawVerdict::Denied { at: now + 60_000, setter: 0, short: vec![[true, false, false]] };
+        let admitted = RawVerdict::Admitted { at: now };
+        let expected = [denied.clone(), admitted.clone(), RawVerdict::Stale, denied.clone(), admitted, full, denied];
+        assert_eq!(answers.collect::<Vec<_>>(), expected, "{}", stage.name());
+        stage.advance_ms(5_000);
+        let ended = store.acquire("acme", &[blocked(8, known)]).await.remove(0).unwrap();
+        assert_eq!(ended.verdict, RawVerdict::Stale, "{}", stage.name());
+    }
 }
 
 #[tokio::test]
