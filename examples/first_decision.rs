@@ -24,6 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Outcome::Denied(denial) => {
                 println!("call {call}: denied, {denial}");
                 let Some(wait) = denial.retry_after() else { return Err("this cost can never be admitted".into()) };
+                // Nobody need ask in between: the same call is admitted then, and not a millisecond before.
                 tokio::time::sleep(wait).await;
                 let permit = limiter.try_acquire(&alice, Cost::images(1)).await?.into_result()?;
                 println!("call {call}: admitted after {wait:?}, {} images left", permit.limits()[0].remaining);

@@ -39,7 +39,7 @@
 local REQUEST, REQUEST_SIZE, LONG, MORE = '<c16BI6I2B', 28, 4, '<BBI6I6'
 local ASK_SIZE, ASK_SUMMARY, ASK_AMOUNTS = 44, '<I2I6I6I6I6I6I6', '<I2I6I6I6'
 local FAIR, HEAVY_PARTS = '<I2I2BBBI6I2I6BI2c0', 16
-local ADMITTED, DENIED = 1, 2
+local ADMITTED, DENIED, STALE = 1, 2, 8
 
 -- Controls bind from the next decision on: a request that knows others is told so. The head says 1 where there may be some, 2 where there
 -- are none, and 0 where whoever made it did not look.
@@ -68,7 +68,7 @@ while answered < requests do
     end
     local is_current = version == controls_version and now < until_at
     answered, replied, position = answered + 1, replied + 1, after
-    answers[replied] = pack('<BI6B', is_current and DENIED or 8, is_current and now or 0, 0)
+    answers[replied] = pack('<BI6B', is_current and DENIED or STALE, is_current and now or 0, 0)
     blocked = answered < requests and byte(args, position + 16)
   end
   if answered == requests then

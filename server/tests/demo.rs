@@ -2,19 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "clippy takes only the test functions themselves for tests")]
 
+#[cfg(unix)]
+#[path = "support/interrupted.rs"]
+mod interrupted;
 #[path = "support/redis.rs"]
 mod redis;
 #[path = "support/runs.rs"]
 mod runs;
 
-use std::{
-    io::BufRead,
-    process::{Command, Output, Stdio},
-    time::Duration,
-};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
+#[cfg(unix)]
+use self::interrupted::interrupted;
 use self::{redis::Redis, runs::best_of_a_few};
 
 /// Two minutes of traffic in six seconds: windows of three seconds leave room for a busy test machine.
@@ -139,24 +140,8 @@ fn the_table_is_for_people_and_the_progress_goes_to_stderr() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_run_and_reports_what_happened() {
-    // Some traffic must have passed, and nothing outside tells when: the longest pause is for the slowest host.
-    let mut pauses = [1, 4, 16, 64].into_iter().cycle().map(Duration::from_secs);
-    let interrupted = || {
-        let mut demo = Command::new(env!("CARGO_BIN_EXE_allotment"));
-        let demo = demo.args(["demo", "--json", "--seconds", "3600", "--speed", "10"]);
-        let mut child = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // The first progress line says that the run is on. Nobody reads the others, which must not matter.
-        let mut first = String::new();
-        std::io::BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
-        std::thread::sleep(pauses.next().unwrap());
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(130));
-        let report = report(&output);
-        assert!(report["seconds"].as_u64().unwrap() < 3_600, "{report}");
-        report
-    };
-    best_of_a_few(interrupted, |report| report["wanted"].as_u64() > Some(0));
+    let report = interrupted(&["demo"]);
+    assert_eq!(report["store"], "memory", "{report}");
 }
 
 #[test]

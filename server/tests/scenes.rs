@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "clippy takes only the test functions themselves for tests")]
 
+#[cfg(unix)]
+#[path = "support/interrupted.rs"]
+mod interrupted;
 #[path = "support/runs.rs"]
 mod runs;
 
@@ -9,6 +12,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+#[cfg(unix)]
+use self::interrupted::interrupted;
 use self::runs::best_of_a_few;
 
 /// Three windows of three seconds.
@@ -156,27 +161,9 @@ fn the_tables_are_for_people_and_their_end_is_nobodys_panic() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_a_scene_and_reports_what_happened() {
-    use std::{io::BufRead, time::Duration};
-
-    // Some traffic must have passed, and nothing outside tells when: the longest pause is for the slowest host.
-    let mut pauses = [1, 4, 16, 64].into_iter().cycle().map(Duration::from_secs);
     for scene in ["incident", "priority"] {
-        let interrupted = || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_allotment"));
-            let command =
-                command.args(["demo", scene, "--pool", "200", "--json", "--seconds", "3600", "--speed", "10"]);
-            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-            let mut first = String::new();
-            std::io::BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
-            std::thread::sleep(pauses.next().unwrap());
-            assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-            let output = child.wait_with_output().unwrap();
-            assert_eq!(output.status.code(), Some(130));
-            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-            assert!(report["seconds"].as_u64().unwrap() < 3_600, "{report}");
-            report
-        };
-        best_of_a_few(interrupted, |report| report["wanted"].as_u64() > Some(0));
+        let report = interrupted(&["demo", scene, "--pool", "200"]);
+        assert_eq!(report["pool"], 200, "{report}");
     }
 }
 

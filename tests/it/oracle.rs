@@ -54,6 +54,7 @@ async fn call(limiter: &Limiter, subject: &Subject, callers: &str, give_up: toki
                     if tokio::time::Instant::now() + wait > give_up {
                         return None;
                     }
+                    // what is tested: who comes back when it was told to
                     tokio::time::sleep(wait).await;
                 }
             }

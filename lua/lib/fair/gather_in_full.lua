@@ -2,7 +2,7 @@
 -- and ends in lib/acquire_in_full.lua. Asks are { ledger, three amounts, three bounds, horizon, log }.
 
 local ASK = '<I2I6I6I6I6I6I6I6'
-local RELEASED, MISMATCH, CORRUPT, OUT_OF_RANGE, FULL, STALE = 3, 4, 5, 6, 7, 8
+local RELEASED, MISMATCH, CORRUPT, OUT_OF_RANGE, FULL = 3, 4, 5, 6, 7
 
 use_records()
 use_logs()

@@ -199,6 +199,7 @@ async fn carry(way: Way, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWri
         let Ok(length @ 1..) = from.read(&mut chunk).await else { return End::Closed };
         let fault = wires.fault_that(|fault| *fault != Fault::BlackHole).await;
         if let Fault::Delay { up, down } = fault {
+            // the fault itself
             tokio::time::sleep(if way == Way::Up { up } else { down }).await;
         }
         if way == Way::Down && wires.loses_reply(fault) {
