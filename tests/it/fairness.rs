@@ -4,7 +4,7 @@
 //! the pool is empty, and in the second the level is found. Where callers wait, the last minute is not judged either, as some of its calls
 //! still wait in the end. Three seeds, or one where many wait, which takes long to play. Every run also asserts that no window holds more than the limit (`support::play`).
 
-use allotment::{Cost, Limit, Policy, Reason, Retry, Subject};
+use allotment::{Admin, Cost, Limit, Policy, Reason, Retry, Subject};
 
 use crate::support::{Group, Outcome, Scene, Stage, play};
 
@@ -164,12 +164,16 @@ async fn a_user_that_stops_frees_its_share() {
 async fn a_limit_on_requests_beside_a_pool_of_images_is_named_and_does_not_lower_its_level() {
     for stage in Stage::both().await {
         let limits = [Limit::new("pool").images(10_000).fair_share(), Limit::new("rate").requests(30)];
-        let limiter = stage.limiter(limits.into_iter().fold(Policy::new(), Policy::limit));
+        let policy = limits.into_iter().fold(Policy::new(), Policy::limit);
+        let mut limiter = stage.limiter(policy.clone());
         let [greedy, light] = ["greedy", "light"].map(|user| Subject::org("acme").user(user));
-        assert!(limiter.try_acquire(&light, Cost::images(1)).await.unwrap().into_result().is_ok());
         let mut denials = Vec::new();
         for _ in 0..40 {
-            for (user, images) in [(&greedy, 200), (&light, 1)] {
+            if matches!(stage, Stage::Redis { .. }) {
+                // one that has noted nobody yet, as the clock of a limiter on Redis is not that of the stage
+                limiter = stage.limiter(policy.clone());
+            }
+            for (user, images) in [(&greedy, 500), (&light, 1)] {
                 denials.extend(limiter.try_acquire(user, Cost::images(images)).await.unwrap().into_result().err());
             }
             stage.advance_ms(100);
@@ -180,13 +184,9 @@ async fn a_limit_on_requests_beside_a_pool_of_images_is_named_and_does_not_lower
             assert_eq!((&*denial.limit, &denial.reason), ("rate", &Reason::Limit), "{}: {denial}", stage.name());
             assert!(matches!(denial.retry, Retry::After(_)), "{denial}");
         }
-        // a level would hold the greedy one back once there is room again
-        stage.advance_ms(60_000);
-        assert!(
-            limiter.try_acquire(&greedy, Cost::images(9_000)).await.unwrap().into_result().is_ok(),
-            "{}",
-            stage.name()
-        );
+        let seen = Admin::new(&limiter, "dana").unwrap().inspect(&greedy).await.unwrap();
+        let part = &seen.limits.iter().find(|limit| limit.scope.contains_key("user")).unwrap().status;
+        assert_eq!((part.used, part.limit), (7_500, 10_000), "{}: a level would be its share", stage.name());
     }
 }
 
