@@ -290,6 +290,11 @@ pub(crate) enum Store {
 }
 
 impl Store {
+    #[cfg(feature = "redis")]
+    pub(crate) fn redis(store: redis::RedisStore, allow_eviction: bool) -> Self {
+        Self::Redis(Box::new(if allow_eviction { store.allow_eviction() } else { store }))
+    }
+
     /// Decides requests of one org in order. One round trip.
     #[cfg(any(feature = "redis", feature = "testing"))]
     pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {

@@ -22,13 +22,23 @@ const PRIORITY: &str = "interactive";
 /// Settings of a [`Limiter`]. Nothing happens until [`build`](Self::build), and nothing is sent before the first use.
 #[must_use = "a builder does nothing until `.build()`"]
 pub struct LimiterBuilder {
-    redis_url: Option<String>,
+    ledgers: Ledgers,
+    allow_eviction: bool,
     policies: Chosen,
     clock: Option<ManualClock>,
     deadline: Duration,
     policy_ttl: Duration,
     batch_max: usize,
     lease: Duration,
+}
+
+/// Where the ledgers are.
+enum Ledgers {
+    Memory,
+    #[cfg(feature = "redis")]
+    Redis(String),
+    #[cfg(feature = "deadpool")]
+    Pool(deadpool_redis::Pool),
 }
 
 /// Where the policies come from.
@@ -52,7 +62,7 @@ impl std::fmt::Debug for LimiterBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // not the URL: it holds the password
         f.debug_struct("LimiterBuilder")
-            .field("redis", &self.redis_url.is_some())
+            .field("redis", &!matches!(self.ledgers, Ledgers::Memory))
             .field("policies", &self.policies)
             .field("deadline", &self.deadline)
             .field("batch_max", &self.batch_max)
@@ -63,7 +73,8 @@ impl std::fmt::Debug for LimiterBuilder {
 impl LimiterBuilder {
     pub(crate) fn new() -> Self {
         Self {
-            redis_url: None,
+            ledgers: Ledgers::Memory,
+            allow_eviction: false,
             policies: Chosen::Nothing,
             clock: None,
             deadline: DEADLINE,
@@ -75,14 +86,40 @@ impl LimiterBuilder {
 
     /// Keeps ledgers in this process. Default.
     pub fn in_memory(mut self) -> Self {
-        self.redis_url = None;
+        self.ledgers = Ledgers::Memory;
         self
     }
 
-    /// Keeps ledgers in Redis, shared by every process that names the same one: `redis://`, `rediss://` or `redis+unix://`.
+    /// Keeps ledgers in Redis, shared by every process that names the same one. Nothing is sent before the first use, so that Redis may be
+    /// down when the limiter is built.
+    ///
+    /// | URL | Is |
+    /// |---|---|
+    /// | `redis://[user[:password]@]host[:port][/database]` | one server; `rediss://` over TLS |
+    /// | `redis+unix:///path/to/socket[?db=0&user=..&pass=..]` | one server on this host |
+    /// | `redis+sentinel://[user[:password]@]host[:port],..[/service[/database]]` | the master that sentinels name; options `sentinel_user`, `sentinel_password` |
+    /// | `redis+cluster://[user[:password]@]host[:port],..` | a cluster, by some of its nodes |
+    ///
+    /// The last two are `rediss+sentinel://` and `rediss+cluster://` over TLS. A certificate is verified always; `?tls_ca=FILE` names who
+    /// signed it, `tls_cert` and `tls_key` are those of this client, all in PEM. `?protocol=resp2` is for servers before Redis 6.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, url: impl Into<String>) -> Self {
-        self.redis_url = Some(url.into());
+        self.ledgers = Ledgers::Redis(url.into());
+        self
+    }
+
+    /// Keeps ledgers in Redis, on connections of a pool that the application has. One connection is taken per call of the store, so the
+    /// size of the pool bounds how many are under way; [`redis`](Self::redis) needs one connection for all, and is several times as fast.
+    #[cfg(feature = "deadpool")]
+    pub fn redis_pool(mut self, pool: deadpool_redis::Pool) -> Self {
+        self.ledgers = Ledgers::Pool(pool);
+        self
+    }
+
+    /// Lets [`Limiter::ready`] take a Redis that evicts keys when its memory runs out. Such a Redis forgets usage without an error, and
+    /// limits are overrun: only for one whose memory never runs out.
+    pub fn allow_eviction(mut self) -> Self {
+        self.allow_eviction = true;
         self
     }
 
@@ -153,17 +190,18 @@ impl LimiterBuilder {
             Chosen::Source(source) => Policies::from_source(source, self.policy_ttl),
         };
         let clock = self.clock.clone().map_or_else(Clock::system, Clock::Manual);
-        let store = match self.redis_url {
-            None => Store::Memory(MemoryStore::new(clock.clone())),
-            Some(_) if self.clock.is_some() => {
+        let store = match self.ledgers {
+            Ledgers::Memory => Store::Memory(MemoryStore::new(clock.clone())),
+            #[cfg(feature = "redis")]
+            _ if self.clock.is_some() => {
                 return Err(Error::invalid(
                     "clock: Redis has a clock of its own; a manual clock is for the embedded store",
                 ));
             }
             #[cfg(feature = "redis")]
-            Some(url) => Store::Redis(Box::new(RedisStore::new(&url, self.deadline)?)),
-            #[cfg(not(feature = "redis"))]
-            Some(_) => return Err(Error::invalid("redis: this build has no Redis store; enable the feature `redis`")),
+            Ledgers::Redis(url) => Store::redis(RedisStore::new(&url, self.deadline)?, self.allow_eviction),
+            #[cfg(feature = "deadpool")]
+            Ledgers::Pool(pool) => Store::redis(RedisStore::pooled(pool, self.deadline), self.allow_eviction),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
         Ok(Limiter {

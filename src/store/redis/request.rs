@@ -24,6 +24,11 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
+    /// One of its keys: all are in the same slot.
+    pub(crate) fn key(&self) -> &str {
+        self.keys.first().map_or("", String::as_str)
+    }
+
     pub(crate) fn command(&self, verb: &str, script: &str) -> Cmd {
         let mut command = redis::cmd(verb);
         command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
