@@ -6,6 +6,7 @@ mod clock;
 mod control;
 mod cost;
 mod decision;
+mod diagnosis;
 mod dispatch;
 mod error;
 mod lease;
@@ -36,6 +37,7 @@ pub use crate::{
     control::Control,
     cost::Cost,
     decision::{Decision, Denial, LimitStatus, Reason, Retry},
+    diagnosis::{Diagnosis, Finding, Severity},
     error::{Error, ErrorKind},
     lease::Lease,
     limit::Limit,

@@ -7,6 +7,9 @@ mod builder;
 mod governing;
 mod look;
 mod policies;
+mod ready;
+#[cfg(feature = "redis")]
+mod self_test;
 
 use std::{future::Future, sync::Arc};
 
@@ -211,19 +214,6 @@ impl Limiter {
             tracing::debug!(kind = ?error.kind(), "a failed call keeps its charge");
         }
         result.map_err(RunError::Call)
-    }
-
-    /// Checks that the store answers and is set up so that nothing is lost: see the errors.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unavailable`] when Redis cannot be reached; [`ErrorKind::Invalid`] when it would evict keys under memory pressure.
-    pub async fn ready(&self) -> Result<(), Error> {
-        match &*self.core.dispatch.store {
-            Store::Memory(_) => Ok(()),
-            #[cfg(feature = "redis")]
-            Store::Redis(store) => store.ready().await,
-        }
     }
 
     /// Replaces the policy, from the next decision on. Changing an amount never resets usage.

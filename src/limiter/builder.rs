@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_millis(250);
 const POLICY_TTL: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 64;
 const LEASE: Duration = Duration::from_secs(15);
-const PRIORITY: &str = "interactive";
+pub(super) const PRIORITY: &str = "interactive";
 
 /// Settings of a [`Limiter`]. Nothing happens until [`build`](Self::build), and nothing is sent before the first use.
 #[must_use = "a builder does nothing until `.build()`"]

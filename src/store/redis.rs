@@ -6,6 +6,7 @@
 mod address;
 mod cluster;
 mod connect;
+mod diagnose;
 mod failure;
 mod health;
 mod link;
@@ -17,6 +18,7 @@ mod reply;
 mod request;
 pub(crate) mod script;
 mod sentinel;
+mod upkeep;
 
 use std::{
     collections::BTreeSet,
@@ -25,14 +27,15 @@ use std::{
 };
 
 use self::{
+    address::{Address, Transport},
     connect::Connections,
-    memory::{Memory, Watch},
+    memory::Watch,
     question::Question,
     request::Packed,
     script::{CONTROLS, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     store::{
         AcquireRequest, Answer, Governed, Lease, ReservationId, SettleRequest, Settled, StoredControls,
         inspection::{InspectRequest, Inspected, Open, Owner},
@@ -55,6 +58,8 @@ pub(crate) struct RedisStore {
     deadline: Duration,
     watch: Watch,
     allows_eviction: bool,
+    /// `None`: that of a pool that was handed in.
+    transport: Option<Transport>,
 }
 
 impl RedisStore {
@@ -62,7 +67,9 @@ impl RedisStore {
     ///
     /// [`ErrorKind::Invalid`] for a URL that is none; its password is not in the message.
     pub(crate) fn new(url: &str, deadline: Duration) -> Result<Self, Error> {
-        Ok(Self::over(Connections::new(url)?, deadline))
+        let address = Address::parse(url)?;
+        let transport = Some(address.transport());
+        Ok(Self { transport, ..Self::over(Connections::new(address)?, deadline) })
     }
 
     /// On connections of a pool that was handed in.
@@ -73,7 +80,14 @@ impl RedisStore {
 
     fn over(connections: Connections, deadline: Duration) -> Self {
         let connections = Arc::new(connections);
-        Self { connections, scripts: Scripts::SHIPPED, deadline, watch: Watch::default(), allows_eviction: false }
+        Self {
+            connections,
+            scripts: Scripts::SHIPPED,
+            deadline,
+            watch: Watch::default(),
+            allows_eviction: false,
+            transport: None,
+        }
     }
 
     /// Takes a server that evicts keys for ready.
@@ -191,26 +205,6 @@ impl RedisStore {
     pub(crate) async fn reset(&self, org: &str, ledgers: &[(LedgerKey, u64)]) -> Result<(), Error> {
         let packed = request::reset(&OrgKeys::new(org), ledgers);
         self.ask(self.scripts.control, &packed).await.map(drop)
-    }
-
-    /// Checks that Redis answers and keeps what it is given.
-    pub(crate) async fn ready(&self) -> Result<(), Error> {
-        let deadline = self.deadline.max(Duration::from_secs(2));
-        let nodes = tokio::time::timeout(deadline, self.connections.nodes()).await;
-        let nodes =
-            nodes.map_err(|_| Error::new(ErrorKind::Unavailable, "the cluster does not tell its nodes in time"))?;
-        for node in nodes.map_err(|failure| failure.error)? {
-            let memory = Memory::of(&node, deadline).await?;
-            if memory.evicts() && !self.allows_eviction {
-                return Err(Error::invalid(format!(
-                    "{} has maxmemory-policy {}: it would forget usage when memory runs out; set noeviction, or allow it by \
-                     allow_eviction",
-                    node.name(),
-                    memory.policy
-                )));
-            }
-        }
-        Ok(())
     }
 
     async fn ask(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Error> {

@@ -39,6 +39,16 @@ pub(crate) struct Address {
     tls: Option<TlsCertificates>,
 }
 
+/// Who can read what is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tls,
+    /// Nobody beyond this host.
+    Local,
+    /// Whoever is on the way.
+    Plain,
+}
+
 /// What is at the address.
 pub(super) enum Topology {
     One,
@@ -115,6 +125,23 @@ impl Address {
         let address = Self { topology: Topology::One, node, tls: None };
         address.info()?;
         Ok(address)
+    }
+
+    /// Who can read what is sent to it; of several hosts, to the first.
+    pub(super) fn transport(&self) -> Transport {
+        let loopback = |host: &url::Host<&str>| match host {
+            url::Host::Ipv4(address) => address.is_loopback(),
+            url::Host::Ipv6(address) => address.is_loopback(),
+            // hosts of schemes that a browser does not know are names, whatever they look like
+            url::Host::Domain(name) => {
+                *name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        };
+        match self.node.host() {
+            _ if self.tls.is_some() => Transport::Tls,
+            Some(host) if !loopback(&host) => Transport::Plain,
+            _ => Transport::Local,
+        }
     }
 
     /// The server that the URL names.
@@ -247,6 +274,21 @@ mod tests {
             Topology::Sentinel { sentinels, .. } => sentinels,
             Topology::Cluster(nodes) => nodes,
             Topology::One => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_can_read_what_is_sent_is_known() {
+        for (url, transport) in [
+            ("redis://127.0.0.1", Transport::Local),
+            ("redis://[::1]:7", Transport::Local),
+            ("redis+unix:///tmp/redis.sock", Transport::Local),
+            ("redis+cluster://localhost,far.example", Transport::Local),
+            ("redis://redis.internal", Transport::Plain),
+            ("redis://10.0.0.1", Transport::Plain),
+            ("rediss://redis.internal", Transport::Tls),
+        ] {
+            assert_eq!(Address::parse(url).unwrap().transport(), transport, "{url}");
         }
     }
 

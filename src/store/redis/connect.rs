@@ -17,7 +17,7 @@ use crate::{
         cluster::Cluster,
         failure::{Failure, Then},
         node::Node,
-        question::Question,
+        question::{Question, slot_of},
     },
 };
 
@@ -40,9 +40,8 @@ pub(crate) enum Connections {
 impl Connections {
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for a URL that is none; its password is not in the message.
-    pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        let address = Address::parse(url)?;
+    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for certificates that are none.
+    pub(crate) fn new(address: Address) -> Result<Self, Error> {
         Ok(match &address.topology {
             Topology::One => Self::One(Arc::new(Node::server(&address)?)),
             Topology::Sentinel { service, .. } => {
@@ -151,6 +150,11 @@ impl Connections {
             Self::One(node) => Ok(Arc::clone(node)),
             Self::Cluster(cluster) => cluster.owner(slot).await,
         }
+    }
+
+    /// The node that has a key.
+    pub(super) async fn owner_of(&self, key: &str) -> Result<Arc<Node>, Failure> {
+        self.node(slot_of(key)).await
     }
 
     /// Every node that has slots.

@@ -50,7 +50,7 @@ impl Memory {
         Ok(Self::read(&(memory + &stats)))
     }
 
-    fn read(info: &str) -> Self {
+    pub(super) fn read(info: &str) -> Self {
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = |name| field(name).and_then(|value| value.trim().parse().ok()).unwrap_or(0);
         Self {

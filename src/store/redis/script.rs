@@ -63,6 +63,22 @@ pub(crate) static RENEW: Script = script!("lib/clock.lua", "renew.lua");
 pub(crate) static OPEN: Script = script!("lib/clock.lua", "open.lua");
 pub(crate) static NOTE: Script = script!("note.lua");
 
+/// Every script, by its name under `lua/`.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static Script)> {
+    [
+        ("acquire", &ACQUIRE),
+        ("settle", &SETTLE),
+        ("control", &CONTROL),
+        ("inspect", &INSPECT),
+        ("govern", &GOVERN),
+        ("controls", &CONTROLS),
+        ("renew", &RENEW),
+        ("open", &OPEN),
+        ("note", &NOTE),
+    ]
+    .into_iter()
+}
+
 /// The scripts that a store calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scripts {
