@@ -3,6 +3,8 @@
 use super::Limiter;
 #[cfg(feature = "redis")]
 use super::self_test::self_test;
+#[cfg(feature = "redis")]
+use crate::error::ErrorKind;
 use crate::{
     diagnosis::{Diagnosis, Finding},
     error::Error,
@@ -25,7 +27,10 @@ impl Limiter {
             Store::Redis(store) => {
                 store.ready().await?;
                 for org in store.self_test_orgs().await? {
-                    self_test(self.store(), &org).await.map_err(|(_, error)| error)?;
+                    self_test(self.store(), &org).await.map_err(|(script, error)| {
+                        let message = format!("self-test of {script}: {error}; see the rights in docs/operations.md");
+                        Error::new(ErrorKind::Unavailable, message).with_source(error)
+                    })?;
                 }
                 Ok(())
             }

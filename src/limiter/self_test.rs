@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::builder::PRIORITY;
+use super::{builder::PRIORITY, governing};
 use crate::{
     control::Controls,
     cost::Cost,
@@ -24,7 +24,9 @@ const LEASE_MS: u64 = 1_000;
 /// Does with this org all that can be done with one; says what failed.
 pub(super) async fn self_test(store: &Store, org: &str) -> Result<(), (&'static str, Error)> {
     let failed = |script: &'static str| move |error: Error| (script, error);
-    let plan = plan(org).map_err(failed("plan"))?;
+    // an earlier one may have been cut off, and left its controls
+    let stored = store.controls(org, 1).await.map_err(failed("controls"))?;
+    let plan = governing::read(stored).and_then(|controls| plan(org, controls)).map_err(failed("controls"))?;
     let new_id = || ReservationId::new(Owner::of(Some("user")));
     for releases in [true, false] {
         let id = new_id();
@@ -34,19 +36,20 @@ pub(super) async fn self_test(store: &Store, org: &str) -> Result<(), (&'static 
         let answer = answer.map_err(failed("acquire"))?;
         let leases: Vec<_> = plan.slots().into_iter().map(|slots| Lease { slots, id }).collect();
         store.renew(org, &leases, LEASE_MS).await.map_err(failed("renew"))?;
-        if matches!(answer.verdict, Verdict::Admitted { .. }) {
-            let actual = Cost::new();
-            let settlement = plan.settle_request(id, Some(answer.now), (!releases).then_some(&actual));
-            let settled = store.settle(org, &[settlement]).await.pop().unwrap_or_else(|| Err(unanswered()));
-            settled.map_err(failed("settle"))?;
+        if !matches!(answer.verdict, Verdict::Admitted { .. }) {
+            return Err(("acquire", Error::new(ErrorKind::Protocol, "a call that fits was not admitted")));
         }
+        let actual = Cost::new();
+        let settlement = plan.settle_request(id, Some(answer.now), (!releases).then_some(&actual));
+        let settled = store.settle(org, &[settlement]).await.pop().unwrap_or_else(|| Err(unanswered()));
+        settled.map_err(failed("settle"))?;
     }
-    for control in [Some(r#"{"action":"bypass"}"#.to_owned()), None] {
+    let bypass = Some(r#"{"action":"bypass"}"#.to_owned());
+    for (control, after_ms) in [(bypass.clone(), None), (bypass, Some(1_000)), (None, None)] {
         let (id, by, what) = ("self-test".to_owned(), "self-test".to_owned(), "self-test".to_owned());
-        let change = Governed { id, control, after_ms: Some(1_000), by, what };
+        let change = Governed { id, control, after_ms, by, what };
         store.govern(org, &change).await.map_err(failed("govern"))?;
     }
-    store.controls(org, 1).await.map_err(failed("controls"))?;
     store.inspect(org, &plan.inspect_request()).await.map_err(failed("inspect"))?;
     store.open(org, None, 1_000).await.map_err(failed("open"))?;
     for slots in plan.slots() {
@@ -58,13 +61,13 @@ pub(super) async fn self_test(store: &Store, org: &str) -> Result<(), (&'static 
 }
 
 /// A call on every kind of limit.
-fn plan(org: &str) -> Result<Plan, Error> {
+fn plan(org: &str, controls: Controls) -> Result<Plan, Error> {
     let policy = Policy::new()
         .limit(Limit::new("org").requests(1 << 20).fair_share())
         .limit(Limit::new("user").scope(["user"]).requests(1 << 20).window(Duration::from_secs(60)))
         .limit(Limit::new("under-way").in_flight(1 << 10));
     let subject = Subject::org(org).user("user");
-    Plan::new(Arc::new(policy.compile()?), &subject, Cost::new(), PRIORITY, &Arc::new(Controls::default()))
+    Plan::new(Arc::new(policy.compile()?), &subject, Cost::new(), PRIORITY, &Arc::new(controls))
 }
 
 fn unanswered() -> Error {

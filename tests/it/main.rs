@@ -21,6 +21,7 @@ mod oracle;
 mod policy;
 mod purity;
 mod retry_after;
+mod rights;
 mod scripts;
 mod skew;
 mod support;

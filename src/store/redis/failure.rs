@@ -37,6 +37,13 @@ impl Failure {
         Self { error, then }
     }
 
+    /// The server does not know a script, and this user may not send it.
+    pub(super) fn not_loaded(error: RedisError) -> Self {
+        let message =
+            "the scripts are not loaded, and this user may not send them: run `allotment doctor --load-scripts`";
+        Self::new(Error::new(ErrorKind::Unavailable, message).with_source(error), Then::GiveUp)
+    }
+
     /// Nothing came in time.
     pub(super) fn silence() -> Self {
         Self::new(Error::new(ErrorKind::Unavailable, "Redis does not answer"), Then::Repeat)

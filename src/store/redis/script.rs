@@ -125,7 +125,11 @@ impl Script {
         let by_digest = packed.command("EVALSHA", self.digest()).query_async(connection).await;
         match by_digest {
             Err(error) if error.kind() == RedisErrorKind::Server(ServerErrorKind::NoScript) => {
-                Ok(packed.command("EVAL", self.text).query_async(connection).await?)
+                let by_text = packed.command("EVAL", self.text).query_async(connection).await;
+                by_text.map_err(|error| match error.kind() {
+                    RedisErrorKind::Server(ServerErrorKind::NoPerm) => Failure::not_loaded(error),
+                    _ => Failure::from(error),
+                })
             }
             answered => Ok(answered?),
         }
