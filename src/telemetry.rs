@@ -16,6 +16,9 @@ const SETTLEMENTS: &str = "allotment_settlements_total";
 /// Calls of the store that got no answer within their deadline, or were refused. A counter.
 #[cfg(feature = "redis")]
 const STORE_FAILURES: &str = "allotment_store_failures_total";
+/// What was found wrong with a server while it was watched, by `alarm` (`eviction`, `evicted`, `memory`). A counter.
+#[cfg(feature = "redis")]
+const STORE_ALARMS: &str = "allotment_store_alarms_total";
 /// Keys of whatever kind that its servers have evicted while they were watched. A counter.
 #[cfg(feature = "redis")]
 const STORE_EVICTIONS: &str = "allotment_store_evictions_total";
@@ -98,6 +101,7 @@ pub(crate) fn store_failed() {
 /// A server would forget usage when its memory runs out.
 #[cfg(feature = "redis")]
 pub(crate) fn store_may_evict(server: &str, policy: &str) {
+    metrics::counter!(STORE_ALARMS, "alarm" => "eviction").increment(1);
     tracing::warn!(server, policy, "the store may forget usage: set maxmemory-policy noeviction");
 }
 
@@ -105,6 +109,7 @@ pub(crate) fn store_may_evict(server: &str, policy: &str) {
 #[cfg(feature = "redis")]
 pub(crate) fn store_evicts(server: &str, keys: u64) {
     metrics::counter!(STORE_EVICTIONS).increment(keys);
+    metrics::counter!(STORE_ALARMS, "alarm" => "evicted").increment(1);
     tracing::warn!(server, keys, "the store has evicted keys: usage may be lost, and limits overrun");
 }
 
@@ -112,6 +117,7 @@ pub(crate) fn store_evicts(server: &str, keys: u64) {
 #[cfg(feature = "redis")]
 pub(crate) fn store_memory(server: &str, short: bool, used: u64, max: u64) {
     if short {
+        metrics::counter!(STORE_ALARMS, "alarm" => "memory").increment(1);
         tracing::warn!(server, used, max, "the store is short of memory: when it runs out, nothing is admitted");
     } else {
         tracing::info!(server, used, max, "the store has memory again");
