@@ -25,3 +25,4 @@ mod scripts;
 mod skew;
 mod support;
 mod together;
+mod topologies;
