@@ -26,3 +26,4 @@ mod scripts;
 mod skew;
 mod support;
 mod together;
+mod topologies;
