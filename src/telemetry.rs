@@ -1,7 +1,7 @@
 //! Every name the crate gives to the outside: spans, their fields, metrics and their labels.
 //!
 //! Invariant: labels come from limit names and outcomes, never from ids. A denial is `debug`; a store that fails is `warn`, once per
-//! change of state.
+//! change of state, and so is a loss of data, once in the fleet.
 
 use tracing::Span;
 
@@ -13,6 +13,9 @@ const DECISIONS: &str = "allotment_decisions_total";
 const WAIT_SECONDS: &str = "allotment_wait_seconds";
 /// Settlements, by `outcome` (`commit`, `release`, `error`). A counter.
 const SETTLEMENTS: &str = "allotment_settlements_total";
+/// Losses of all the data of an org, each counted by the process that noticed it first. A counter.
+#[cfg(feature = "redis")]
+const STATE_LOSSES: &str = "allotment_state_losses_total";
 
 /// The span of a public verb. `outcome` and `limit` are recorded when it ends.
 pub(crate) fn verb_span(verb: Verb) -> Span {
@@ -69,6 +72,17 @@ pub(crate) fn waited(seconds: f64) {
 
 pub(crate) fn settled(outcome: &'static str) {
     metrics::counter!(SETTLEMENTS, "outcome" => outcome).increment(1);
+}
+
+/// Redis has lost the data of an org. Counted and logged once per loss, by the process that `is_first` to notice.
+#[cfg(feature = "redis")]
+pub(crate) fn state_lost(is_first: bool) {
+    if is_first {
+        metrics::counter!(STATE_LOSSES).increment(1);
+        tracing::warn!("Redis has lost the data of an org: its usage starts from nothing");
+    } else {
+        tracing::debug!("another process has noticed that Redis lost the data of an org");
+    }
 }
 
 /// The store stopped answering, or answers again. Logged once per change.

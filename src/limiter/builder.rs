@@ -9,6 +9,7 @@ use crate::{
     dispatch::Dispatch,
     error::Error,
     limiter::{Core, Limiter, governing::Governing, policies::Policies},
+    plan::StateLoss,
     policy::{Policy, PolicySource},
     store::{Store, memory::MemoryStore},
 };
@@ -29,6 +30,7 @@ pub struct LimiterBuilder {
     policy_ttl: Duration,
     batch_max: usize,
     lease: Duration,
+    state_loss: StateLoss,
 }
 
 /// Where the policies come from.
@@ -70,6 +72,7 @@ impl LimiterBuilder {
             policy_ttl: POLICY_TTL,
             batch_max: BATCH_MAX,
             lease: LEASE,
+            state_loss: StateLoss::default(),
         }
     }
 
@@ -130,6 +133,16 @@ impl LimiterBuilder {
         self
     }
 
+    /// What limits admit after Redis has lost an org's data: by a restart without a file, a flush, a failover to an empty replica. It is
+    /// noticed by the next call of a process that had a decision of this org within the last minute or so, and counted once in the fleet as
+    /// `allotment_state_losses_total`. Every process of a fleet should have the same setting. Default: [`StateLoss::Fresh`].
+    ///
+    /// The embedded store loses nothing.
+    pub fn state_loss(mut self, state_loss: StateLoss) -> Self {
+        self.state_loss = state_loss;
+        self
+    }
+
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), naming the setting: no policy or one that does not hold together, a URL that is
@@ -161,13 +174,22 @@ impl LimiterBuilder {
                 ));
             }
             #[cfg(feature = "redis")]
-            Some(url) => Store::Redis(Box::new(RedisStore::new(&url, self.deadline)?)),
+            Some(url) => {
+                let store = RedisStore::new(&url, self.deadline)?;
+                Store::Redis(Box::new(store.noticing_losses(self.state_loss != StateLoss::Fresh)))
+            }
             #[cfg(not(feature = "redis"))]
             Some(_) => return Err(Error::invalid("redis: this build has no Redis store; enable the feature `redis`")),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
         Ok(Limiter {
-            core: Arc::new(Core { dispatch, policies, governing: Governing::default(), closed: false.into() }),
+            core: Arc::new(Core {
+                dispatch,
+                policies,
+                governing: Governing::default(),
+                state_loss: self.state_loss,
+                closed: false.into(),
+            }),
             class: PRIORITY.into(),
         })
     }

@@ -4,6 +4,7 @@
 //! until the deadline, never guessed; NOSCRIPT is never seen by a caller. `redis` types stay below this module.
 
 mod connect;
+mod continuity;
 mod list;
 mod reply;
 mod request;
@@ -19,15 +20,18 @@ use redis::FromRedisValue;
 
 use self::{
     connect::Connections,
+    continuity::{Continuity, Known},
     request::Packed,
     script::{CONTROLS, Failure, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
+    clock::millis,
     error::{Error, ErrorKind},
     store::{
         AcquireRequest, Answer, Governed, Lease, ReservationId, SettleRequest, Settled, StoredControls,
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, ORGS, OrgKeys, SlotsKey, SubjectKey},
+        loss::Loss,
     },
     telemetry,
 };
@@ -55,6 +59,8 @@ pub(crate) struct RedisStore {
     scripts: Scripts,
     deadline: Duration,
     failing: AtomicBool,
+    /// `None`: a loss of data is not noticed.
+    continuity: Option<Continuity>,
 }
 
 impl RedisStore {
@@ -63,7 +69,14 @@ impl RedisStore {
     /// [`ErrorKind::Invalid`] for a URL that is none; its password is not in the message.
     pub(crate) fn new(url: &str, deadline: Duration) -> Result<Self, Error> {
         let connections = Connections::new(url, deadline)?;
-        Ok(Self { connections, scripts: Scripts::SHIPPED, deadline, failing: AtomicBool::new(false) })
+        let failing = AtomicBool::new(false);
+        Ok(Self { connections, scripts: Scripts::SHIPPED, deadline, failing, continuity: None })
+    }
+
+    /// The same store, which notices and reports when data are lost; `minds`: limits hold calls back then.
+    pub(crate) fn noticing_losses(self, minds: bool) -> Self {
+        let continuity = Continuity::new(minds, millis(self.deadline));
+        Self { continuity: Some(continuity), ..self }
     }
 
     /// The same store with scripts of a test's own.
@@ -73,9 +86,34 @@ impl RedisStore {
     }
 
     pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
-        let packed = request::acquire(&OrgKeys::new(org), requests);
+        let known = self.continuity.as_ref().map(|continuity| continuity.known(org)).unwrap_or_default();
+        let allowed: Vec<_> = requests.iter().map(|request| known.allows(request.lost_at)).collect();
+        if allowed.iter().all(|allowed| *allowed) {
+            return self.decide(org, requests, &known).await;
+        }
+        // a loss became known after they were planned
+        let some = requests.iter().zip(&allowed).filter(|(_, allowed)| **allowed);
+        let some: Vec<_> = some.map(|(request, _)| request.clone()).collect();
+        let answers = if some.is_empty() { Vec::new() } else { self.decide(org, &some, &known).await };
+        let mut answers = answers.into_iter();
+        let lost = || Ok(Answer::lost(0));
+        allowed.into_iter().map(|allowed| if allowed { answers.next() } else { None }.unwrap_or_else(lost)).collect()
+    }
+
+    async fn decide(&self, org: &str, requests: &[AcquireRequest], known: &Known) -> Vec<Result<Answer, Error>> {
+        let packed = request::acquire(&OrgKeys::new(org), requests, known);
         let reply = self.repeat_until_answered(self.scripts.acquire, &packed).await;
-        each(reply, requests.len(), |bytes| reply::acquired(bytes, requests))
+        each(reply, requests.len(), |bytes| {
+            let (life, answers) = reply::acquired(bytes, requests)?;
+            if let Some(continuity) = &self.continuity {
+                continuity.learn(org, known, &life);
+            }
+            Ok(answers)
+        })
+    }
+
+    pub(crate) fn loss(&self, org: &str) -> Option<Loss> {
+        self.continuity.as_ref()?.loss(org)
     }
 
     pub(crate) async fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {

@@ -23,5 +23,6 @@ mod purity;
 mod retry_after;
 mod scripts;
 mod skew;
+mod state_loss;
 mod support;
 mod together;
