@@ -43,6 +43,7 @@ pub use crate::{
     limit::Limit,
     limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},
     permit::Permit,
+    plan::StateLoss,
     policy::{Certainty, Policy, PolicySource, Preset},
     resource::Resource,
     subject::Subject,

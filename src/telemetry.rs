@@ -1,7 +1,7 @@
 //! Every name the crate gives to the outside: spans, their fields, metrics and their labels.
 //!
 //! Invariant: labels come from limit names and outcomes, never from ids. A denial is `debug`; a store that fails is `warn`, once per
-//! change of state.
+//! change of state, and so is a loss of data, once in the fleet.
 
 use tracing::Span;
 
@@ -22,6 +22,9 @@ const STORE_ALARMS: &str = "allotment_store_alarms_total";
 /// Keys of whatever kind that its servers have evicted while they were watched. A counter.
 #[cfg(feature = "redis")]
 const STORE_EVICTIONS: &str = "allotment_store_evictions_total";
+/// Losses of all the data of an org, each counted by the process that noticed it first. A counter.
+#[cfg(feature = "redis")]
+const STATE_LOSSES: &str = "allotment_state_losses_total";
 
 /// The span of a public verb. `outcome` and `limit` are recorded when it ends.
 pub(crate) fn verb_span(verb: Verb) -> Span {
@@ -78,6 +81,17 @@ pub(crate) fn waited(seconds: f64) {
 
 pub(crate) fn settled(outcome: &'static str) {
     metrics::counter!(SETTLEMENTS, "outcome" => outcome).increment(1);
+}
+
+/// Redis has lost the data of an org. Counted and logged once per loss, by the process that `is_first` to notice.
+#[cfg(feature = "redis")]
+pub(crate) fn state_lost(is_first: bool) {
+    if is_first {
+        metrics::counter!(STATE_LOSSES).increment(1);
+        tracing::warn!("Redis has lost the data of an org: its usage starts from nothing");
+    } else {
+        tracing::debug!("another process has noticed that Redis lost the data of an org");
+    }
 }
 
 /// A server of the store stopped answering, or refuses calls. Logged once per change.

@@ -9,6 +9,7 @@ use crate::{
     dispatch::Dispatch,
     error::Error,
     limiter::{Core, Limiter, governing::Governing, policies::Policies},
+    plan::StateLoss,
     policy::{Policy, PolicySource},
     store::{Store, memory::MemoryStore},
 };
@@ -30,6 +31,7 @@ pub struct LimiterBuilder {
     policy_ttl: Duration,
     batch_max: usize,
     lease: Duration,
+    state_loss: StateLoss,
 }
 
 /// Where the ledgers are.
@@ -81,6 +83,7 @@ impl LimiterBuilder {
             policy_ttl: POLICY_TTL,
             batch_max: BATCH_MAX,
             lease: LEASE,
+            state_loss: StateLoss::default(),
         }
     }
 
@@ -167,6 +170,16 @@ impl LimiterBuilder {
         self
     }
 
+    /// What limits admit after Redis has lost an org's data: by a restart without a file, a flush, a failover to an empty replica. It is
+    /// noticed by the next call of a process that had a decision of this org within the last minute or so, and counted once in the fleet as
+    /// `allotment_state_losses_total`. Every process of a fleet should have the same setting. Default: [`StateLoss::Fresh`].
+    ///
+    /// The embedded store loses nothing.
+    pub fn state_loss(mut self, state_loss: StateLoss) -> Self {
+        self.state_loss = state_loss;
+        self
+    }
+
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), naming the setting: no policy or one that does not hold together, a URL that is
@@ -190,6 +203,11 @@ impl LimiterBuilder {
             Chosen::Source(source) => Policies::from_source(source, self.policy_ttl),
         };
         let clock = self.clock.clone().map_or_else(Clock::system, Clock::Manual);
+        #[cfg(feature = "redis")]
+        let in_redis = |store: RedisStore| {
+            let store = store.noticing_losses(self.state_loss != StateLoss::Fresh);
+            Store::Redis(Box::new(if self.allow_eviction { store.allow_eviction() } else { store }))
+        };
         let store = match self.ledgers {
             Ledgers::Memory => Store::Memory(MemoryStore::new(clock.clone())),
             #[cfg(feature = "redis")]
@@ -199,13 +217,19 @@ impl LimiterBuilder {
                 ));
             }
             #[cfg(feature = "redis")]
-            Ledgers::Redis(url) => Store::redis(RedisStore::new(&url, self.deadline)?, self.allow_eviction),
+            Ledgers::Redis(url) => in_redis(RedisStore::new(&url, self.deadline)?),
             #[cfg(feature = "deadpool")]
-            Ledgers::Pool(pool) => Store::redis(RedisStore::pooled(pool, self.deadline), self.allow_eviction),
+            Ledgers::Pool(pool) => in_redis(RedisStore::pooled(pool, self.deadline)),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
         Ok(Limiter {
-            core: Arc::new(Core { dispatch, policies, governing: Governing::default(), closed: false.into() }),
+            core: Arc::new(Core {
+                dispatch,
+                policies,
+                governing: Governing::default(),
+                state_loss: self.state_loss,
+                closed: false.into(),
+            }),
             class: PRIORITY.into(),
         })
     }

@@ -67,7 +67,7 @@ fn plan(org: &str, controls: Controls) -> Result<Plan, Error> {
         .limit(Limit::new("user").scope(["user"]).requests(1 << 20).window(Duration::from_secs(60)))
         .limit(Limit::new("under-way").in_flight(1 << 10));
     let subject = Subject::org(org).user("user");
-    Plan::new(Arc::new(policy.compile()?), &subject, Cost::new(), PRIORITY, &Arc::new(controls))
+    Plan::new(Arc::new(policy.compile()?), &subject, Cost::new(), PRIORITY, &Arc::new(controls), None)
 }
 
 fn unanswered() -> Error {

@@ -6,6 +6,7 @@
 mod address;
 mod cluster;
 mod connect;
+mod continuity;
 mod diagnose;
 mod failure;
 mod health;
@@ -29,17 +30,20 @@ use std::{
 use self::{
     address::{Address, Transport},
     connect::Connections,
+    continuity::{Continuity, Known},
     memory::Watch,
     question::Question,
     request::Packed,
     script::{CONTROLS, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
+    clock::millis,
     error::Error,
     store::{
         AcquireRequest, Answer, Governed, Lease, ReservationId, SettleRequest, Settled, StoredControls,
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, ORGS, OrgKeys, SlotsKey, SubjectKey},
+        loss::Loss,
     },
 };
 
@@ -60,6 +64,8 @@ pub(crate) struct RedisStore {
     allows_eviction: bool,
     /// `None`: that of a pool that was handed in.
     transport: Option<Transport>,
+    /// `None`: a loss of data is not noticed.
+    continuity: Option<Continuity>,
 }
 
 impl RedisStore {
@@ -87,12 +93,19 @@ impl RedisStore {
             watch: Watch::default(),
             allows_eviction: false,
             transport: None,
+            continuity: None,
         }
     }
 
     /// Takes a server that evicts keys for ready.
     pub(crate) fn allow_eviction(self) -> Self {
         Self { allows_eviction: true, ..self }
+    }
+
+    /// The same store, which notices and reports when data are lost; `minds`: limits hold calls back then.
+    pub(crate) fn noticing_losses(self, minds: bool) -> Self {
+        let continuity = Continuity::new(minds, millis(self.deadline));
+        Self { continuity: Some(continuity), ..self }
     }
 
     /// The same store with scripts of a test's own.
@@ -102,9 +115,34 @@ impl RedisStore {
     }
 
     pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
-        let packed = request::acquire(&OrgKeys::new(org), requests);
+        let known = self.continuity.as_ref().map(|continuity| continuity.known(org)).unwrap_or_default();
+        let allowed: Vec<_> = requests.iter().map(|request| known.allows(request.lost_at)).collect();
+        if allowed.iter().all(|allowed| *allowed) {
+            return self.decide(org, requests, &known).await;
+        }
+        // a loss became known after they were planned
+        let some = requests.iter().zip(&allowed).filter(|(_, allowed)| **allowed);
+        let some: Vec<_> = some.map(|(request, _)| request.clone()).collect();
+        let answers = if some.is_empty() { Vec::new() } else { self.decide(org, &some, &known).await };
+        let mut answers = answers.into_iter();
+        let lost = || Ok(Answer::lost(0));
+        allowed.into_iter().map(|allowed| if allowed { answers.next() } else { None }.unwrap_or_else(lost)).collect()
+    }
+
+    async fn decide(&self, org: &str, requests: &[AcquireRequest], known: &Known) -> Vec<Result<Answer, Error>> {
+        let packed = request::acquire(&OrgKeys::new(org), requests, known);
         let reply = self.ask(self.scripts.acquire, &packed).await;
-        each(reply, requests.len(), |bytes| reply::acquired(bytes, requests))
+        each(reply, requests.len(), |bytes| {
+            let (life, answers) = reply::acquired(bytes, requests)?;
+            if let Some(continuity) = &self.continuity {
+                continuity.learn(org, known, &life);
+            }
+            Ok(answers)
+        })
+    }
+
+    pub(crate) fn loss(&self, org: &str) -> Option<Loss> {
+        self.continuity.as_ref()?.loss(org)
     }
 
     pub(crate) async fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {

@@ -24,6 +24,7 @@ mod retry_after;
 mod rights;
 mod scripts;
 mod skew;
+mod state_loss;
 mod support;
 mod together;
 mod topologies;
