@@ -108,6 +108,11 @@ impl RedisStore {
         Self { continuity: Some(continuity), ..self }
     }
 
+    /// The longest that a call may take.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     /// The same store with scripts of a test's own.
     #[cfg(feature = "testing")]
     pub(crate) fn with_scripts(self, scripts: Scripts) -> Self {
