@@ -229,7 +229,7 @@ impl Drop for Unclaimed {
 /// waited here, so that it can say itself why it did not answer.
 #[cfg(feature = "redis")]
 async fn within<T>(deadline: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(deadline + deadline / 20, answer).await {
+    match tokio::time::timeout(deadline + deadline / 10, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(Error::new(
             ErrorKind::Timeout,

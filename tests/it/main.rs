@@ -5,6 +5,7 @@
 
 mod api;
 mod bookings;
+mod connections;
 mod controls;
 mod corpus;
 mod exactly_once;

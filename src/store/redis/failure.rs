@@ -77,6 +77,11 @@ impl From<RedisError> for Failure {
             _ if error.kind() == RedisErrorKind::AuthenticationFailed => {
                 (Unavailable, "Redis refuses this user or password", Then::GiveUp)
             }
+            _ if is_distrusted(&error) => (
+                Unavailable,
+                "Redis and this process do not trust each other's certificates: see tls_ca, tls_cert and tls_key",
+                Then::GiveUp,
+            ),
             _ if is_unreachable(&error) => (Unavailable, "Redis cannot be reached", Then::Reconnect),
             _ => (Protocol, "Redis answered with an error", Then::GiveUp),
         };
@@ -89,6 +94,11 @@ fn is_refused_in_script(error: &RedisError) -> bool {
     let refused = ["can't run this command", "has no permissions", "can't access at least one of the keys"];
     let told = |text: &str| text.contains("script") && refused.iter().any(|refusal| text.contains(refusal));
     error.kind() == RedisErrorKind::Server(ServerErrorKind::ResponseError) && error.detail().is_some_and(told)
+}
+
+/// A certificate is expired, for another host, or signed by a stranger, on this side or the other. Only the text says so.
+fn is_distrusted(error: &RedisError) -> bool {
+    error.is_io_error() && error.to_string().to_lowercase().contains("certificate")
 }
 
 fn is_unreachable(error: &RedisError) -> bool {
