@@ -7,6 +7,7 @@ mod api;
 mod bookings;
 mod controls;
 mod corpus;
+mod engines;
 mod exactly_once;
 mod fairness;
 mod faults;
