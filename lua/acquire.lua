@@ -20,14 +20,19 @@
 --                               (places among the ledgers asked), amount I6, weight I2, limit I6, notes I1 (1: the pool notes a heavy
 --                               user; 2: any user), length I2 and what is noted (the weight, highest byte first, and id of the user;
 --                               nothing where nobody is)
--- RETURNS packed: now I6; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
+--       2            known      packed   the life of the data that the caller has seen: its epoch I6 and I2 (0, 0: none), and until when its
+--                               head is alive I6 (0: nothing is missed; with no epoch, 2^48 - 1: it asks for a loss that others have
+--                               noticed); the caller's own mark I2
+-- RETURNS packed: now I6, when the head expires I6, epoch I6 and I2 (0, 0, 0: there is no head), state I1: 1 this life of the data began after
+--       a loss, 2 it is not the one that the caller has seen (nothing was decided, and nothing follows), 4 the caller's mark is on it; added
+--       up; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
 --       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6 and 8, and an id that was known)
 --       then, if sets were asked: fencing token I7 (0: no slot was taken), and per set the live leases I4
 --       code 1 charged at `at` (now; later: a booking; earlier: the id was known), 2 denied (it fits at `at`), 3 released before,
 --       4 the id has another cost, 5 a key holds something else, 6 an amount out of range, 7 no slot is free in set `setter` of those
 --       asked (a lease expires at `at`), 8 the controls are others; 3 to 8 change nothing
--- COST  1 TIME, 1 GET, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again for what no summary can answer
+-- COST  1 TIME, 1 GET, 1 SET where a loss is marked, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again for what no summary can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   cost <= limit (a caller whose cost is above it asks as if blocked, and says `never`)
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
@@ -44,16 +49,27 @@ local ADMITTED, DENIED, STALE = 1, 2, 8
 -- Controls bind from the next decision on: a request that knows others is told so. The head says 1 where there may be some, 2 where there
 -- are none, and 0 where whoever made it did not look.
 local controls_version = 0
-if flags ~= 2 then
+if flags % AFTER_LOSS ~= 2 then
   local version = try('HGET', keys[slots_from + slots_asked + 1], 'version')
   if type(version) == 'table' then
     return redis.error_reply('ALLOTFORMAT controls')
   end
   controls_version = version and version + 0 or 0
-  flags = version and 1 or 2
+  flags = flags - flags % AFTER_LOSS + (version and 1 or 2)
 end
 -- the first part of the answer is the time
 answers_now, replied = true, 1
+
+do
+  -- The caller has seen another life of the data, whose head cannot have expired: data are lost. The first to say so marks the new life.
+  local known_at, known_salt, known_until, mark = read('<I6I2I6I2', ARGV[2])
+  if now < known_until and (known_at ~= born_at or known_salt ~= salt) and (known_at > 0 or flags >= AFTER_LOSS) then
+    if flags < AFTER_LOSS then
+      born_at, salt, flags = now, mark, flags + AFTER_LOSS
+    end
+    answered, life = requests, known_at > 0 and salt == mark and 6 or 2
+  end
+end
 
 -- Of lib/room.lua: an entry of a log, by its number.
 local entry_at

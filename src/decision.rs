@@ -49,7 +49,7 @@ pub enum Decision {
 pub enum Retry {
     /// Exact: if nobody else acts, the same call is denied 1 ms before and admitted then.
     After(Duration),
-    /// As far as can be seen now: it depends on what other users do.
+    /// As far as can be seen now: it depends on what other users do, or on how a limit grows back.
     Estimate(Duration),
     /// The line is full: no place can be promised yet. Ask for one again then, not for admission.
     AskAgainAfter(Duration),
@@ -74,6 +74,9 @@ pub enum Reason {
     },
     /// As many calls are under way as may be.
     InFlight,
+    /// The store has lost the org's data, and its limits admit less for a while, or nothing: see
+    /// [`LimiterBuilder::state_loss`](crate::LimiterBuilder::state_loss).
+    StateLost,
     /// An operator has blocked the subject. The limit that the denial names is `block`.
     Blocked {
         /// Why, if the operator said so.
@@ -135,7 +138,9 @@ impl fmt::Display for Denial {
             };
         }
         write!(f, "limit `{}` on {} ", self.limit, self.resource)?;
-        if self.reason == Reason::InFlight {
+        if self.reason == Reason::StateLost {
+            f.write_str("is held back, as the store has lost its data; ")?;
+        } else if self.reason == Reason::InFlight {
             f.write_str("has no slot free; ")?;
         } else if let Reason::FairShare { share } = self.reason {
             write!(f, "is shared fairly, and this user's share is {share}; ")?;

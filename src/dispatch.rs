@@ -94,11 +94,16 @@ impl Dispatch {
     }
 
     /// Decides a request. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] past the deadline, also where the request has waited behind another for most of it. It may be sent still:
+    /// whoever asked gives it back.
     pub(crate) async fn acquire(&self, org: &Arc<str>, request: AcquireRequest) -> Result<Answer, Error> {
         match &*self.store {
             Store::Memory(store) => store.acquire(org, &[request]).pop().unwrap_or_else(|| Err(no_answer())),
             #[cfg(feature = "redis")]
-            Store::Redis(_) => self.acquires.send(org, request).await,
+            Store::Redis(store) => within(store.deadline(), self.acquires.send(org, request)).await,
         }
     }
 
@@ -112,7 +117,7 @@ impl Dispatch {
         let settled = match &*self.store {
             Store::Memory(store) => store.settle(org, &[request]).pop().unwrap_or_else(|| Err(no_answer())),
             #[cfg(feature = "redis")]
-            Store::Redis(_) => self.settles.send(org, request).await,
+            Store::Redis(store) => within(store.deadline(), self.settles.send(org, request)).await,
         };
         if gives_back && matches!(settled, Ok(Settled::Now)) {
             self.nudge(org);
@@ -217,6 +222,19 @@ impl Drop for Unclaimed {
             let release = self.plan.settle_request(self.id, None, None);
             self.dispatch.give_back(&self.org, release, self.runtime.as_ref());
         }
+    }
+}
+
+/// Waits for the answer of a request that may stand behind another. The store keeps its deadline from when it is asked; a little more is
+/// waited here, so that it can say itself why it did not answer.
+#[cfg(feature = "redis")]
+async fn within<T>(deadline: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(deadline + deadline / 20, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::new(
+            ErrorKind::Timeout,
+            format!("Redis did not answer within {deadline:?}, the requests before this one included"),
+        )),
     }
 }
 

@@ -6,6 +6,7 @@ mod clock;
 mod control;
 mod cost;
 mod decision;
+mod diagnosis;
 mod dispatch;
 mod error;
 mod lease;
@@ -36,11 +37,13 @@ pub use crate::{
     control::Control,
     cost::Cost,
     decision::{Decision, Denial, LimitStatus, Reason, Retry},
+    diagnosis::{Diagnosis, Finding, Severity},
     error::{Error, ErrorKind},
     lease::Lease,
     limit::Limit,
     limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},
     permit::Permit,
+    plan::StateLoss,
     policy::{Certainty, Policy, PolicySource, Preset},
     resource::Resource,
     subject::Subject,

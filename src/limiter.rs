@@ -6,7 +6,11 @@ mod acquire;
 mod builder;
 mod governing;
 mod look;
+mod losses;
 mod policies;
+mod ready;
+#[cfg(feature = "redis")]
+mod self_test;
 
 use std::{future::Future, sync::Arc};
 
@@ -22,7 +26,7 @@ use crate::{
     error::{Error, ErrorKind},
     lease::Lease,
     permit::{Permit, Reservation},
-    plan::Plan,
+    plan::{Plan, StateLoss},
     policy::Policy,
     store::{AcquireRequest, Answer, ReservationId, Store, Verdict, inspection::Owner},
     subject::Subject,
@@ -42,6 +46,7 @@ struct Core {
     dispatch: Arc<Dispatch>,
     policies: Policies,
     governing: Governing,
+    state_loss: StateLoss,
     closed: std::sync::atomic::AtomicBool,
 }
 
@@ -213,19 +218,6 @@ impl Limiter {
         result.map_err(RunError::Call)
     }
 
-    /// Checks that the store answers and is set up so that nothing is lost: see the errors.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unavailable`] when Redis cannot be reached; [`ErrorKind::Invalid`] when it would evict keys under memory pressure.
-    pub async fn ready(&self) -> Result<(), Error> {
-        match &*self.core.dispatch.store {
-            Store::Memory(_) => Ok(()),
-            #[cfg(feature = "redis")]
-            Store::Redis(store) => store.ready().await,
-        }
-    }
-
     /// Replaces the policy, from the next decision on. Changing an amount never resets usage.
     ///
     /// # Errors
@@ -278,7 +270,7 @@ impl Limiter {
         subject.validate()?;
         let policy = self.core.policies.of(&org).await?;
         let controls = self.core.governing.of(&org);
-        let plan = Arc::new(Plan::new(policy, subject, cost, &self.class, &controls)?);
+        let plan = Arc::new(Plan::new(policy, subject, cost, &self.class, &controls, self.growth(&org))?);
         let dispatch = Arc::clone(&self.core.dispatch);
         let mut asking = Asking { limiter: self, subject, dispatch, org, plan, id: ReservationId([0; 16]) };
         asking.take_new_id();
@@ -303,26 +295,41 @@ impl Asking<'_> {
         Unclaimed::new(&self.dispatch, &self.org, &self.plan, self.id)
     }
 
-    /// Asks the store. One round trip; three after the controls of the org have changed.
+    /// Asks the store. One round trip; three after the controls of the org have changed; two or three while a loss of data holds calls back.
     async fn decide(&mut self, max_wait_ms: u64) -> Result<Asked, Error> {
+        let mut regrown = false;
         for _ in 0..CHANGES_MAX {
             if self.plan.is_unlimited() {
                 return Ok(Asked::without_store(Outcome::Admitted(self.unlimited())));
             }
             let (unclaimed, sent_ms) = (self.unclaimed(), self.dispatch.clock.now_ms());
             let answer = self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await?;
-            if answer.verdict == Verdict::Stale {
+            if matches!(answer.verdict, Verdict::Stale | Verdict::Lost) {
                 // an answer before this one may have been lost: whatever it charged is given back
                 drop(unclaimed);
                 self.take_new_id();
-                self.plan_anew().await?;
+                if answer.verdict == Verdict::Stale {
+                    self.plan_anew().await?
+                } else {
+                    self.regrow()?
+                }
                 continue;
             }
-            if !self.plan.is_blocked()
-                && let Some(denial) = self.never().await?
-            {
-                unclaimed.claim();
-                return Ok(Asked::without_store(Outcome::Denied(denial)));
+            if !self.plan.is_blocked() {
+                let has_grown = self.plan.is_held() || !regrown && self.plan.has_grown(&answer);
+                if self.plan.is_growing() && !matches!(answer.verdict, Verdict::Admitted { .. }) {
+                    // by the amounts at the time of the answer
+                    self.regrow()?;
+                }
+                if let Some(denial) = self.impossible(&answer, max_wait_ms).await? {
+                    unclaimed.claim();
+                    return Ok(Asked::without_store(Outcome::Denied(denial)));
+                }
+                if has_grown {
+                    unclaimed.claim();
+                    regrown = true;
+                    continue;
+                }
             }
             let outcome = self.outcome(&answer, sent_ms, max_wait_ms)?;
             if matches!(outcome, Outcome::Admitted(_)) {
@@ -334,7 +341,7 @@ impl Asking<'_> {
     }
 
     fn request(&self, max_wait_ms: u64) -> AcquireRequest {
-        if self.plan.is_blocked() || self.plan.never().is_some() {
+        if self.plan.is_blocked() || self.plan.never().is_some() || self.plan.is_held() {
             return self.plan.blocked_request(self.id);
         }
         let mut request = self.plan.acquire_request(self.id, max_wait_ms);
@@ -348,10 +355,7 @@ impl Asking<'_> {
     /// Plans by the controls that the org has now. One round trip.
     async fn plan_anew(&mut self) -> Result<(), Error> {
         let controls = self.limiter.core.governing.refresh(&self.dispatch.store, &self.org).await?;
-        // the policy stays: it says where a place that is booked is charged
-        let (policy, cost) = (self.plan.policy(), self.plan.cost().clone());
-        self.plan = Arc::new(Plan::new(policy, self.subject, cost, &self.limiter.class, &controls)?);
-        Ok(())
+        self.replan(&controls, self.limiter.growth(&self.org))
     }
 
     /// No limit applies.
@@ -359,9 +363,9 @@ impl Asking<'_> {
         Permit::new(None, self.plan.cost().clone(), self.dispatch.clock.now_ms(), Vec::new(), None)
     }
 
-    /// The denial of a cost that exceeds a limit, with where the limits stand.
-    async fn never(&self) -> Result<Option<Denial>, Error> {
-        let Some(over) = self.plan.never() else { return Ok(None) };
+    /// The denial of a cost that exceeds a limit, or what a loss of data has left of it, with where the limits stand.
+    async fn impossible(&self, answer: &Answer, max_wait_ms: u64) -> Result<Option<Denial>, Error> {
+        let Some(over) = self.plan.never() else { return self.held(answer.now, max_wait_ms).await };
         let seen = self.dispatch.store.inspect(&self.org, &self.plan.inspect_request()).await?;
         let statuses = self.plan.statuses(&self.foresee(&seen));
         Ok(Some(self.plan.denial_for_ever(over, statuses)))
@@ -384,7 +388,7 @@ impl Asking<'_> {
             }
             Verdict::Full { slots, at } => Ok(self.plan.denial_full(answer, *slots, *at, max_wait_ms)),
             Verdict::Mismatch => Err(Error::new(ErrorKind::Protocol, "the reservation was made with another cost")),
-            Verdict::Admitted { .. } | Verdict::Stale | Verdict::Released => {
+            Verdict::Admitted { .. } | Verdict::Stale | Verdict::Lost | Verdict::Released => {
                 Err(Error::new(ErrorKind::Protocol, "the reservation was released before it was made"))
             }
         }

@@ -5,12 +5,17 @@
 
 mod answer;
 mod controlled;
+mod growth;
 mod usage;
 
 use std::sync::Arc;
 
 use self::controlled::{Amount, Controlled};
-pub(crate) use self::usage::{Part, Sight, Use};
+pub use self::growth::StateLoss;
+pub(crate) use self::{
+    growth::Growth,
+    usage::{Part, Sight, Use},
+};
 use crate::{
     calendar::{Ask, UNBOUNDED, fair::HEAVY_PARTS},
     control::Controls,
@@ -52,6 +57,9 @@ pub(crate) struct Plan {
     slots: Vec<AskedSlots>,
     slot_checks: Vec<SlotCheck>,
     controls: Arc<Controls>,
+    /// What a loss of data makes of the amounts.
+    growth: Option<Growth>,
+    headroom_ppm: u32,
     blocked: Option<Blocked>,
     home: Option<usize>,
     /// The longest wait in line for a place, whatever the caller's patience.
@@ -111,10 +119,13 @@ struct Check {
     rule: usize,
     ledger: usize,
     place: usize,
-    /// What the rule enforces for this call: by the controls of its org, less the headroom of its class.
+    /// What the rule enforces for this call: by the controls of its org, as far as it has grown after a loss of data, less the headroom of
+    /// its class.
     amount: u64,
     /// The same before the headroom: the pool that all classes share.
     whole: u64,
+    /// The same before growth: what it grows to.
+    in_full: u64,
     /// Counts and does not deny.
     shadow: bool,
     /// Another amount that is tried beside the rule's own.
@@ -134,6 +145,7 @@ impl Plan {
         cost: Cost,
         class: &str,
         controls: &Arc<Controls>,
+        growth: Option<Growth>,
     ) -> Result<Self, Error> {
         subject.validate()?;
         cost.validate()?;
@@ -151,6 +163,8 @@ impl Plan {
             slots: Vec::new(),
             slot_checks: Vec::new(),
             controls: Arc::clone(controls),
+            growth,
+            headroom_ppm,
             blocked: None,
             home: None,
             max_wait_ms: u64::MAX,
@@ -164,14 +178,26 @@ impl Plan {
             let place = place_of(&rule.resource);
             let tried = controlled.tries(&rule.name, &rule.resource);
             let Amount { mut amount, shadow } = controlled.amount(&rule.name, &rule.resource, rule.amount);
+            let (in_full, shadow) = (amount, shadow || rule.shadow);
             if rule.smoothing {
                 amount = share(rule.amount, whole.1, whole.0);
             } else {
+                if let Some(growth) = growth.filter(|_| !shadow) {
+                    amount = growth.amount(amount, rule.window_ms);
+                }
                 whole = (rule.amount.max(1), amount);
             }
-            let (whole_amount, amount, shadow) = (amount, less(amount, headroom_ppm), shadow || rule.shadow);
-            let check =
-                Check { rule: rule_index, ledger, place, amount, whole: whole_amount, shadow, candidate: false };
+            let (whole_amount, amount) = (amount, less(amount, headroom_ppm));
+            let check = Check {
+                rule: rule_index,
+                ledger,
+                place,
+                amount,
+                whole: whole_amount,
+                in_full,
+                shadow,
+                candidate: false,
+            };
             plan.checks.push(check);
             if !shadow {
                 plan.tighten(&check, rule);
@@ -278,26 +304,6 @@ impl Plan {
         (longest >= HOME_WINDOW_MS_MIN).then_some(home)
     }
 
-    /// The first limit whose amount the cost exceeds.
-    pub(crate) fn never(&self) -> Option<Never> {
-        let over = |check: &Check| {
-            let rule = &self.policy.rules[check.rule];
-            let cost = self.cost.of(&rule.resource);
-            let is_over = cost > check.amount && !rule.smoothing && !check.shadow;
-            is_over.then(|| Never {
-                limit: Arc::clone(&rule.name),
-                resource: rule.resource.clone(),
-                over_by: cost - check.amount,
-            })
-        };
-        let closed = |check: &SlotCheck| {
-            let slots = &self.policy.in_flight[check.limit];
-            let is_closed = check.amount == 0 && !check.shadow;
-            is_closed.then(|| Never { limit: Arc::clone(&slots.name), resource: Resource::InFlight, over_by: 1 })
-        };
-        self.checks.iter().find_map(over).or_else(|| self.slot_checks.iter().find_map(closed))
-    }
-
     /// Whether no limit applies, so that there is nothing to ask.
     pub(crate) fn is_unlimited(&self) -> bool {
         self.checks.is_empty() && self.slots.is_empty()
@@ -336,6 +342,7 @@ impl Plan {
             lease_ms: 0,
             controls: (self.controls.version, self.controls.until),
             is_blocked: false,
+            lost_at: self.lost_at(),
             home: self.home,
             max_wait_ms,
             moves_up: false,
@@ -407,6 +414,10 @@ impl Plan {
     /// The version of the controls that it was planned by, and until when they are those.
     pub(crate) fn controls(&self) -> (u64, Option<u64>) {
         (self.controls.version, self.controls.until)
+    }
+
+    pub(crate) fn current_controls(&self) -> Arc<Controls> {
+        Arc::clone(&self.controls)
     }
 
     /// What each ledger is asked, in the order of [`inspect_request`](Self::inspect_request).

@@ -7,6 +7,7 @@
 
 pub(crate) mod inspection;
 pub(crate) mod keyspace;
+pub(crate) mod loss;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
@@ -20,6 +21,7 @@ use crate::{
     store::{
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, SlotsKey, SubjectKey},
+        loss::Loss,
         memory::MemoryStore,
     },
 };
@@ -102,6 +104,9 @@ pub(crate) struct AcquireRequest {
     pub(crate) controls: (u64, Option<u64>),
     /// They block its subject: it only asks whether they are still those.
     pub(crate) is_blocked: bool,
+    /// The loss of data that it was planned by: see [`Loss::at`]; 0 if by none.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store loses nothing"))]
+    pub(crate) lost_at: u64,
     /// The ledger whose entries carry the reservations, if one is fit for it: see [`keyspace`].
     pub(crate) home: Option<usize>,
     /// How far ahead a place may lie; 0 asks for now or nothing.
@@ -154,6 +159,9 @@ pub(crate) enum Verdict {
     },
     /// The controls of the org are others by now. Nothing changed.
     Stale,
+    /// The data of the org were lost since the call was planned, or its limits are those of before a loss. Nothing was charged.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the embedded store loses nothing"))]
+    Lost,
     /// The id was released before.
     Released,
     /// The id was used for another cost.
@@ -174,6 +182,15 @@ pub(crate) struct Answer {
     pub(crate) token: u64,
     /// Per slots asked, how many calls are under way.
     pub(crate) in_flight: Vec<u64>,
+}
+
+#[cfg(feature = "redis")]
+impl Answer {
+    /// An answer that decides nothing.
+    fn lost(now: u64) -> Self {
+        let (ledgers, standings, in_flight) = Default::default();
+        Self { verdict: Verdict::Lost, now, ledgers, standings, token: 0, in_flight }
+    }
 }
 
 /// One ledger of a charge that is settled.
@@ -297,6 +314,16 @@ impl Store {
             Self::Memory(store) => store.acquire(org, requests),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.acquire(org, requests).await,
+        }
+    }
+
+    /// The last loss of the org's data, as far as this process knows. No round trip.
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "the embedded store loses nothing"))]
+    pub(crate) fn loss(&self, org: &str) -> Option<Loss> {
+        match self {
+            Self::Memory(_) => None,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.loss(org),
         }
     }
 

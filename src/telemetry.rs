@@ -1,7 +1,7 @@
 //! Every name the crate gives to the outside: spans, their fields, metrics and their labels.
 //!
 //! Invariant: labels come from limit names and outcomes, never from ids. A denial is `debug`; a store that fails is `warn`, once per
-//! change of state.
+//! change of state, and so is a loss of data, once in the fleet.
 
 use tracing::Span;
 
@@ -13,6 +13,18 @@ const DECISIONS: &str = "allotment_decisions_total";
 const WAIT_SECONDS: &str = "allotment_wait_seconds";
 /// Settlements, by `outcome` (`commit`, `release`, `error`). A counter.
 const SETTLEMENTS: &str = "allotment_settlements_total";
+/// Calls of the store that got no answer within their deadline, or were refused. A counter.
+#[cfg(feature = "redis")]
+const STORE_FAILURES: &str = "allotment_store_failures_total";
+/// What was found wrong with a server while it was watched, by `alarm` (`eviction`, `evicted`, `memory`). A counter.
+#[cfg(feature = "redis")]
+const STORE_ALARMS: &str = "allotment_store_alarms_total";
+/// Keys of whatever kind that its servers have evicted while they were watched. A counter.
+#[cfg(feature = "redis")]
+const STORE_EVICTIONS: &str = "allotment_store_evictions_total";
+/// Losses of all the data of an org, each counted by the process that noticed it first. A counter.
+#[cfg(feature = "redis")]
+const STATE_LOSSES: &str = "allotment_state_losses_total";
 
 /// The span of a public verb. `outcome` and `limit` are recorded when it ends.
 pub(crate) fn verb_span(verb: Verb) -> Span {
@@ -71,11 +83,57 @@ pub(crate) fn settled(outcome: &'static str) {
     metrics::counter!(SETTLEMENTS, "outcome" => outcome).increment(1);
 }
 
-/// The store stopped answering, or answers again. Logged once per change.
+/// Redis has lost the data of an org. Counted and logged once per loss, by the process that `is_first` to notice.
 #[cfg(feature = "redis")]
-pub(crate) fn store_state(error: Option<&Error>) {
-    match error {
-        Some(error) => tracing::warn!(kind = ?error.kind(), %error, "the store fails"),
-        None => tracing::info!("the store answers again"),
+pub(crate) fn state_lost(is_first: bool) {
+    if is_first {
+        metrics::counter!(STATE_LOSSES).increment(1);
+        tracing::warn!("Redis has lost the data of an org: its usage starts from nothing");
+    } else {
+        tracing::debug!("another process has noticed that Redis lost the data of an org");
+    }
+}
+
+/// A server of the store stopped answering, or refuses calls. Logged once per change.
+#[cfg(feature = "redis")]
+pub(crate) fn store_fails(server: &str, error: &Error) {
+    tracing::warn!(server, kind = ?error.kind(), %error, "the store fails");
+}
+
+/// It answers again.
+#[cfg(feature = "redis")]
+pub(crate) fn store_answers(server: &str) {
+    tracing::info!(server, "the store answers again");
+}
+
+/// A call got no answer, or was refused.
+#[cfg(feature = "redis")]
+pub(crate) fn store_failed() {
+    metrics::counter!(STORE_FAILURES).increment(1);
+}
+
+/// A server would forget usage when its memory runs out.
+#[cfg(feature = "redis")]
+pub(crate) fn store_may_evict(server: &str, policy: &str) {
+    metrics::counter!(STORE_ALARMS, "alarm" => "eviction").increment(1);
+    tracing::warn!(server, policy, "the store may forget usage: set maxmemory-policy noeviction");
+}
+
+/// A server has forgotten keys since the last look.
+#[cfg(feature = "redis")]
+pub(crate) fn store_evicts(server: &str, keys: u64) {
+    metrics::counter!(STORE_EVICTIONS).increment(keys);
+    metrics::counter!(STORE_ALARMS, "alarm" => "evicted").increment(1);
+    tracing::warn!(server, keys, "the store has evicted keys: usage may be lost, and limits overrun");
+}
+
+/// A server is short of memory, or is not any more.
+#[cfg(feature = "redis")]
+pub(crate) fn store_memory(server: &str, short: bool, used: u64, max: u64) {
+    if short {
+        metrics::counter!(STORE_ALARMS, "alarm" => "memory").increment(1);
+        tracing::warn!(server, used, max, "the store is short of memory: when it runs out, nothing is admitted");
+    } else {
+        tracing::info!(server, used, max, "the store has memory again");
     }
 }

@@ -113,6 +113,7 @@ pub enum RawVerdict {
     Released,
     Mismatch,
     Stale,
+    Lost,
     Full { slots: usize, at: u64 },
 }
 
@@ -324,6 +325,7 @@ fn request(raw: &RawAcquire) -> AcquireRequest {
         lease_ms: RAW_LEASE_MS,
         controls: raw.controls,
         is_blocked: raw.is_blocked,
+        lost_at: 0,
         notes: match raw.fair.first().map_or(0, |fair| fair.notes) {
             0 => Notes::Nobody,
             1 => Notes::Heavy,
@@ -343,6 +345,7 @@ fn raw_answer(answer: crate::store::Answer) -> RawAnswer {
         Verdict::Released => RawVerdict::Released,
         Verdict::Mismatch => RawVerdict::Mismatch,
         Verdict::Stale => RawVerdict::Stale,
+        Verdict::Lost => RawVerdict::Lost,
         Verdict::Full { slots, at } => RawVerdict::Full { slots, at },
     };
     let used = answer.ledgers.iter().map(|ledger| ledger.used).collect();

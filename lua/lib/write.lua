@@ -4,8 +4,6 @@
 -- TTL   every key written in full: its last time + 1.25 windows, at least 75 s; a log of which only the end is written keeps its TTL while that
 --       outlasts its last time by a window
 
--- The clock had to be held: whoever looks next must know by how much.
-local held_back = offset ~= head_offset
 if settles then
   -- a Redis out of memory refuses no PEXPIRE, and after a first write no other
   local life = math.max(head_expires_at - now, longest * 1.25 + 1)
@@ -83,7 +81,7 @@ if pools then
     if pool and pool[7] then
       local level, next_at, users, heavy, pressed, held, _, key, _, w = unpack(pool)
       local state_flags, life = (pressed and 1 or 0) + (held and 2 or 0), math.ceil(w * 1.25)
-      call('SET', keys[key], pack(POOL, level, next_at, state_flags, users, heavy, POOL_VERSION), 'PX',
+      call('SET', keys[key], pack(POOL, level, next_at, state_flags, users, heavy, VERSION), 'PX',
         life <= 75000 and '75000' or format('%.0f', life))
     end
   end
@@ -121,16 +119,18 @@ if recorded then
     end
   end
 end
--- The head is written when it is new, when the clock had to be held, and else at most once a second.
-local charged_till = last_place + longest
-if last_place > 0 and (now - head_seen_at >= 1000 or head_expires_at < charged_till) or held_back then
+-- The head is written when it is new, when a loss is marked, when the clock had to be held (whoever looks next must know by how much), and
+-- else at most once a second.
+if last_place > 0 and (now - head_seen_at >= 1000 or head_expires_at < last_place + longest) or offset ~= head_offset or life == 6 then
   head_expires_at = math.max(head_expires_at, math.ceil(math.max(now, last_place) + math.max(longest * 1.25, 75000)))
-  -- a new org: the random part of the first id tells this life of its data from another
-  local epoch = head and sub(head, 19, 26) or requests > 0 and sub(args, first_request + 4, first_request + 11) or rep('\0', 8)
-  call('SET', keys[1], pack(HEAD, offset, now, head_expires_at, epoch, flags, HEAD_VERSION), 'PX',
+  if born_at == 0 then
+    -- a new life of the data: of two that begin at one time, the random part of the first id tells one from the other
+    born_at, salt = now, requests > 0 and read('<I2', args, first_request + 10) or time[2] % 65536
+  end
+  call('SET', keys[1], pack(HEAD, offset, now, head_expires_at, born_at, salt, flags, VERSION), 'PX',
     format('%.0f', head_expires_at - now))
 end
 if answers_now then
-  answers[1] = pack('<I6', now)
+  answers[1] = pack('<I6I6I6I2B', now, head_expires_at, born_at, salt, flags >= AFTER_LOSS and life + 1 or life)
 end
 return table.concat(answers)

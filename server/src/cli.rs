@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     bench::BenchArgs,
     demo::{self, DemoArgs},
+    doctor::DoctorArgs,
     output::note_line,
     redact::Secrets,
 };
@@ -36,6 +37,11 @@ enum Command {
     ///
     /// It makes keys of its own under random names and removes them again, also after Ctrl-C.
     Bench(BenchArgs),
+    /// Looks at a Redis: whether it is fit to keep ledgers, and what to do where it is not
+    ///
+    /// It reads what each server says about itself, and runs every script once on orgs named allotment-self-test-N, whose keys expire.
+    /// Exit status: 0 if it is fit, warnings or not; 1 if not; 2 if the arguments are wrong.
+    Doctor(DoctorArgs),
     /// Plays one process of `demo --processes`; it talks to its parent over stdin and stdout
     #[command(hide = true)]
     DemoProcess,
@@ -57,6 +63,7 @@ pub(crate) async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli.command {
         Command::Demo(args) => demo::run(*args).await,
         Command::Bench(args) => args.run().await,
+        Command::Doctor(args) => args.run(&secrets).await,
         Command::DemoProcess => demo::run_child().await,
         Command::DemoHolder => demo::run_holder().await,
     };

@@ -3,6 +3,7 @@
 mod bench;
 mod cli;
 mod demo;
+mod doctor;
 mod output;
 mod redact;
 

@@ -27,9 +27,10 @@ impl Secrets {
                 secrets.push(format!("{credentials}@"));
                 secrets.extend(credentials.split_once(':').map(|(_, password)| password.to_owned()));
             }
-            // A unix socket's URL has its password in the query.
+            // The URL of a unix socket has its password in the query, and that of sentinels theirs.
             for parameter in argument.split(['?', '&']).skip(1) {
-                secrets.extend(parameter.strip_prefix("pass=").map(ToOwned::to_owned));
+                let named = ["pass=", "sentinel_password="].into_iter();
+                secrets.extend(named.filter_map(|name| parameter.strip_prefix(name)).map(ToOwned::to_owned));
             }
         }
         let decoded: Vec<String> = secrets.iter().filter(|secret| secret.contains('%')).map(|s| decoded(s)).collect();

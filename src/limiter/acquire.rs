@@ -173,6 +173,10 @@ impl Waiting {
             }
             asked_ms = clock.now_ms();
             ask_ms = asked_ms + pace_ms;
+            if asking.plan.is_growing() {
+                // by the amounts of now there may be room earlier
+                asking.regrow()?;
+            }
             let mut request = asking.plan.acquire_request(asking.id, u64::MAX >> 16);
             (request.moves_up, request.repeats) = (true, true);
             // those are taken when it starts

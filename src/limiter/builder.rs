@@ -9,6 +9,7 @@ use crate::{
     dispatch::Dispatch,
     error::Error,
     limiter::{Core, Limiter, governing::Governing, policies::Policies},
+    plan::StateLoss,
     policy::{Policy, PolicySource},
     store::{Store, memory::MemoryStore},
 };
@@ -17,18 +18,29 @@ const DEADLINE: Duration = Duration::from_millis(250);
 const POLICY_TTL: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 64;
 const LEASE: Duration = Duration::from_secs(15);
-const PRIORITY: &str = "interactive";
+pub(super) const PRIORITY: &str = "interactive";
 
 /// Settings of a [`Limiter`]. Nothing happens until [`build`](Self::build), and nothing is sent before the first use.
 #[must_use = "a builder does nothing until `.build()`"]
 pub struct LimiterBuilder {
-    redis_url: Option<String>,
+    ledgers: Ledgers,
+    allow_eviction: bool,
     policies: Chosen,
     clock: Option<ManualClock>,
     deadline: Duration,
     policy_ttl: Duration,
     batch_max: usize,
     lease: Duration,
+    state_loss: StateLoss,
+}
+
+/// Where the ledgers are.
+enum Ledgers {
+    Memory,
+    #[cfg(feature = "redis")]
+    Redis(String),
+    #[cfg(feature = "deadpool")]
+    Pool(deadpool_redis::Pool),
 }
 
 /// Where the policies come from.
@@ -52,7 +64,7 @@ impl std::fmt::Debug for LimiterBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // not the URL: it holds the password
         f.debug_struct("LimiterBuilder")
-            .field("redis", &self.redis_url.is_some())
+            .field("redis", &!matches!(self.ledgers, Ledgers::Memory))
             .field("policies", &self.policies)
             .field("deadline", &self.deadline)
             .field("batch_max", &self.batch_max)
@@ -63,26 +75,54 @@ impl std::fmt::Debug for LimiterBuilder {
 impl LimiterBuilder {
     pub(crate) fn new() -> Self {
         Self {
-            redis_url: None,
+            ledgers: Ledgers::Memory,
+            allow_eviction: false,
             policies: Chosen::Nothing,
             clock: None,
             deadline: DEADLINE,
             policy_ttl: POLICY_TTL,
             batch_max: BATCH_MAX,
             lease: LEASE,
+            state_loss: StateLoss::default(),
         }
     }
 
     /// Keeps ledgers in this process. Default.
     pub fn in_memory(mut self) -> Self {
-        self.redis_url = None;
+        self.ledgers = Ledgers::Memory;
         self
     }
 
-    /// Keeps ledgers in Redis, shared by every process that names the same one: `redis://`, `rediss://` or `redis+unix://`.
+    /// Keeps ledgers in Redis, shared by every process that names the same one. Nothing is sent before the first use, so that Redis may be
+    /// down when the limiter is built.
+    ///
+    /// | URL | Is |
+    /// |---|---|
+    /// | `redis://[user[:password]@]host[:port][/database]` | one server; `rediss://` over TLS |
+    /// | `redis+unix:///path/to/socket[?db=0&user=..&pass=..]` | one server on this host |
+    /// | `redis+sentinel://[user[:password]@]host[:port],..[/service[/database]]` | the master that sentinels name; options `sentinel_user`, `sentinel_password` |
+    /// | `redis+cluster://[user[:password]@]host[:port],..` | a cluster, by some of its nodes |
+    ///
+    /// The last two are `rediss+sentinel://` and `rediss+cluster://` over TLS. A certificate is verified always; `?tls_ca=FILE` names who
+    /// signed it, `tls_cert` and `tls_key` are those of this client, all in PEM. `?protocol=resp2` is for servers before Redis 6.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, url: impl Into<String>) -> Self {
-        self.redis_url = Some(url.into());
+        self.ledgers = Ledgers::Redis(url.into());
+        self
+    }
+
+    /// Keeps ledgers in Redis, on connections of a pool that the application has. One connection is taken per call of the store, so the
+    /// size of the pool bounds how many are under way; [`redis`](Self::redis) needs one connection for all, and is several times as fast.
+    #[cfg(feature = "deadpool")]
+    pub fn redis_pool(mut self, pool: deadpool_redis::Pool) -> Self {
+        self.ledgers = Ledgers::Pool(pool);
+        self
+    }
+
+    /// Lets [`Limiter::ready`] take a Redis that evicts keys when its memory runs out. Such a Redis forgets usage without an error, and
+    /// limits are overrun: only for one whose memory never runs out.
+    pub fn allow_eviction(mut self) -> Self {
+        self.allow_eviction = true;
         self
     }
 
@@ -130,6 +170,16 @@ impl LimiterBuilder {
         self
     }
 
+    /// What limits admit after Redis has lost an org's data: by a restart without a file, a flush, a failover to an empty replica. It is
+    /// noticed by the next call of a process that had a decision of this org within the last minute or so, and counted once in the fleet as
+    /// `allotment_state_losses_total`. Every process of a fleet should have the same setting. Default: [`StateLoss::Fresh`].
+    ///
+    /// The embedded store loses nothing.
+    pub fn state_loss(mut self, state_loss: StateLoss) -> Self {
+        self.state_loss = state_loss;
+        self
+    }
+
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), naming the setting: no policy or one that does not hold together, a URL that is
@@ -153,21 +203,33 @@ impl LimiterBuilder {
             Chosen::Source(source) => Policies::from_source(source, self.policy_ttl),
         };
         let clock = self.clock.clone().map_or_else(Clock::system, Clock::Manual);
-        let store = match self.redis_url {
-            None => Store::Memory(MemoryStore::new(clock.clone())),
-            Some(_) if self.clock.is_some() => {
+        #[cfg(feature = "redis")]
+        let in_redis = |store: RedisStore| {
+            let store = store.noticing_losses(self.state_loss != StateLoss::Fresh);
+            Store::Redis(Box::new(if self.allow_eviction { store.allow_eviction() } else { store }))
+        };
+        let store = match self.ledgers {
+            Ledgers::Memory => Store::Memory(MemoryStore::new(clock.clone())),
+            #[cfg(feature = "redis")]
+            _ if self.clock.is_some() => {
                 return Err(Error::invalid(
                     "clock: Redis has a clock of its own; a manual clock is for the embedded store",
                 ));
             }
             #[cfg(feature = "redis")]
-            Some(url) => Store::Redis(Box::new(RedisStore::new(&url, self.deadline)?)),
-            #[cfg(not(feature = "redis"))]
-            Some(_) => return Err(Error::invalid("redis: this build has no Redis store; enable the feature `redis`")),
+            Ledgers::Redis(url) => in_redis(RedisStore::new(&url, self.deadline)?),
+            #[cfg(feature = "deadpool")]
+            Ledgers::Pool(pool) => in_redis(RedisStore::pooled(pool, self.deadline)),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
         Ok(Limiter {
-            core: Arc::new(Core { dispatch, policies, governing: Governing::default(), closed: false.into() }),
+            core: Arc::new(Core {
+                dispatch,
+                policies,
+                governing: Governing::default(),
+                state_loss: self.state_loss,
+                closed: false.into(),
+            }),
             class: PRIORITY.into(),
         })
     }

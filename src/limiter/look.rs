@@ -43,6 +43,11 @@ impl Limiter {
             let seen = self.store().inspect(&asking.org, &asking.plan.inspect_request()).await?;
             let (version, until) = asking.plan.controls();
             if seen.version == version && until.is_none_or(|until| seen.now < until) {
+                let (controls, growth) = (asking.plan.current_controls(), self.growth_since(seen.loss));
+                if growth.is_some() || asking.plan.is_growing() {
+                    asking.replan(&controls, growth)?;
+                    asking.take_parts();
+                }
                 return Ok(Looked { asking, seen });
             }
             asking.plan_anew().await?;
@@ -62,7 +67,9 @@ impl Limiter {
         (policy, controls): &(Arc<Compiled>, Arc<Controls>),
         subject: &Subject,
     ) -> Result<Plan, Error> {
-        Plan::new(Arc::clone(policy), subject, Cost::new(), &self.class, controls).map(|plan| plan.with_parts(subject))
+        let growth = self.growth(subject.value("org").unwrap_or_default());
+        let plan = Plan::new(Arc::clone(policy), subject, Cost::new(), &self.class, controls, growth)?;
+        Ok(plan.with_parts(subject))
     }
 
     /// Reads ledgers, slots and pools, however many. A round trip per 256 of them.
@@ -141,6 +148,9 @@ impl Looked<'_> {
         }
         if let Some(over) = plan.never() {
             return Ok(Decision::Denied(plan.denial_for_ever(over, plan.statuses(&answer))));
+        }
+        if let Some(held) = plan.held(answer.now) {
+            return Ok(Decision::Denied(plan.denial_held(held, &answer, 0)));
         }
         match answer.verdict {
             Verdict::Admitted { .. } => Ok(Decision::Allowed(plan.statuses(&answer))),

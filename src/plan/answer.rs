@@ -6,15 +6,20 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     calendar::{fair::HEAVY_PARTS, grid},
-    clock::wait_until,
+    clock::{millis, wait_until},
     decision::{Denial, LimitStatus, Reason, Retry},
-    plan::{Check, Never, Plan, SlotCheck},
+    plan::{
+        Check, Never, Plan, SlotCheck,
+        growth::{Held, used},
+    },
     resource::Resource,
     store::{Answer, LedgerState},
 };
 
 /// How long a call waits for a slot before it asks again: nobody tells when a call of another process ends.
 const SLOT_PAUSE: Duration = Duration::from_millis(250);
+/// The shortest time after which a call asks again whether a limit has grown enough.
+const GROWTH_PAUSE: Duration = Duration::from_millis(50);
 
 impl Plan {
     /// Where each limit stands, in policy order, those on calls under way last; without those that are not the caller's business.
@@ -72,6 +77,27 @@ impl Plan {
         }
     }
 
+    /// The first limit whose amount the cost exceeds, whatever a loss has made of it.
+    pub(crate) fn never(&self) -> Option<Never> {
+        let over = |check: &Check| {
+            let rule = &self.policy.rules[check.rule];
+            let cost = self.cost.of(&rule.resource);
+            let amount = self.in_full(check);
+            let is_over = cost > amount && !rule.smoothing && !check.shadow;
+            is_over.then(|| Never {
+                limit: Arc::clone(&rule.name),
+                resource: rule.resource.clone(),
+                over_by: cost - amount,
+            })
+        };
+        let closed = |check: &SlotCheck| {
+            let slots = &self.policy.in_flight[check.limit];
+            let is_closed = check.amount == 0 && !check.shadow;
+            is_closed.then(|| Never { limit: Arc::clone(&slots.name), resource: Resource::InFlight, over_by: 1 })
+        };
+        self.checks.iter().find_map(over).or_else(|| self.slot_checks.iter().find_map(closed))
+    }
+
     /// The denial of a cost that exceeds a limit.
     pub(crate) fn denial_for_ever(&self, never: Never, limits: Vec<LimitStatus>) -> Denial {
         let Never { limit, resource, over_by } = never;
@@ -100,6 +126,11 @@ impl Plan {
         max_wait_ms: u64,
     ) -> Denial {
         let wait_ms = at - answer.now;
+        // what grows may make room before what is used has left
+        let held = self.held_beside(answer);
+        if let Some(held) = held.filter(|held| (1..=wait_ms).contains(&held.wait_ms)) {
+            return self.denial_held(held, answer, max_wait_ms);
+        }
         let window_ms = self.ledgers.get(setter).map_or(0, |ledger| ledger.asked.window_ms);
         let horizon_ms = self.ledgers.get(setter).map_or(u64::MAX, |ledger| ledger.asked.ask.horizon_ms);
         let (mut horizon_ms, mut pause_ms_max) = (horizon_ms.min(self.max_wait_ms), u64::MAX);
@@ -118,8 +149,8 @@ impl Plan {
         let wait = Duration::from_millis(wait_ms);
         let retry = match heavy {
             _ if max_wait_ms >= wait_ms => Retry::AskAgainAfter(Duration::from_millis(pause_ms)),
-            Some(_) => Retry::Estimate(wait),
-            None => Retry::After(wait),
+            None if held.is_none() => Retry::After(wait),
+            _ => Retry::Estimate(wait),
         };
         let statuses = self.statuses(answer);
         match heavy {
@@ -129,6 +160,22 @@ impl Plan {
             }
             None => self.denial(self.latest(short), retry, statuses),
         }
+    }
+
+    /// The denial of a call that a loss of data holds back.
+    pub(crate) fn denial_held(&self, held: Held<'_>, answer: &Answer, max_wait_ms: u64) -> Denial {
+        let (wait, pause) =
+            (Duration::from_millis(held.wait_ms), Duration::from_millis(held.wait_ms).max(GROWTH_PAUSE));
+        let fits = |(check, cost): (&Check, u64)| used(answer, check) + cost <= self.in_full(check);
+        let retry = if max_wait_ms >= millis(pause) {
+            Retry::AskAgainAfter(pause)
+        } else if held.exact && self.growing().all(fits) {
+            Retry::After(wait)
+        } else {
+            Retry::Estimate(wait)
+        };
+        let (limit, resource, limits) = (Arc::clone(held.limit), held.resource.clone(), self.statuses(answer));
+        Denial { limit, resource, reason: Reason::StateLost, retry, limits }
     }
 
     /// Of the rules that do not fit a millisecond before the earliest time, the first in the policy; where several bind one resource of

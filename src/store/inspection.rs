@@ -5,6 +5,7 @@ use crate::{
     store::{
         LedgerState, ReservationId,
         keyspace::{LedgerKey, SlotsKey},
+        loss::Loss,
     },
 };
 
@@ -52,6 +53,8 @@ pub(crate) struct Inspected {
     pub(crate) now: u64,
     /// Of the controls; 0 if there are none.
     pub(crate) version: u64,
+    /// The last loss of the org's data that was noticed.
+    pub(crate) loss: Option<Loss>,
     /// One per ledger asked.
     pub(crate) ledgers: Vec<Contents>,
     /// One per pool asked.

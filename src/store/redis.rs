@@ -1,45 +1,51 @@
 //! The shared store: ledgers in Redis, decided by the scripts under `lua/`.
 //!
-//! Invariant: one script call per batch, whatever the number of ledgers. A call whose answer did not come is repeated with the same ids
-//! until the deadline, never guessed; NOSCRIPT is never seen by a caller. `redis` types stay below this module.
+//! Invariant: one script call per batch, whatever the number of ledgers. NOSCRIPT is never seen by a caller. `redis` types stay below this
+//! module.
 
+mod address;
+mod cluster;
 mod connect;
+mod continuity;
+mod diagnose;
+mod failure;
+mod health;
+mod link;
 mod list;
+mod memory;
+mod node;
+mod question;
 mod reply;
 mod request;
 pub(crate) mod script;
+mod sentinel;
+mod upkeep;
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use redis::FromRedisValue;
-
 use self::{
+    address::{Address, Transport},
     connect::Connections,
+    continuity::{Continuity, Known},
+    memory::Watch,
+    question::Question,
     request::Packed,
-    script::{CONTROLS, Failure, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
+    script::{CONTROLS, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
-    error::{Error, ErrorKind},
+    clock::millis,
+    error::Error,
     store::{
         AcquireRequest, Answer, Governed, Lease, ReservationId, SettleRequest, Settled, StoredControls,
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, ORGS, OrgKeys, SlotsKey, SubjectKey},
+        loss::Loss,
     },
-    telemetry,
 };
-
-/// The longest pause before a call is repeated.
-const REPEAT_PAUSE: Duration = Duration::from_millis(5);
-
-/// What Redis can be asked more than once.
-enum Question<'a> {
-    Script(&'a Script, &'a Packed),
-    Pipe(&'a redis::Pipeline),
-}
 
 /// Members that are noted in one call.
 const NOTED_MAX: usize = 500;
@@ -51,10 +57,15 @@ const AHEAD_S: u64 = 30;
 /// Ledgers and reservations in Redis.
 #[derive(Debug)]
 pub(crate) struct RedisStore {
-    connections: Connections,
+    connections: Arc<Connections>,
     scripts: Scripts,
     deadline: Duration,
-    failing: AtomicBool,
+    watch: Watch,
+    allows_eviction: bool,
+    /// `None`: that of a pool that was handed in.
+    transport: Option<Transport>,
+    /// `None`: a loss of data is not noticed.
+    continuity: Option<Continuity>,
 }
 
 impl RedisStore {
@@ -62,8 +73,44 @@ impl RedisStore {
     ///
     /// [`ErrorKind::Invalid`] for a URL that is none; its password is not in the message.
     pub(crate) fn new(url: &str, deadline: Duration) -> Result<Self, Error> {
-        let connections = Connections::new(url, deadline)?;
-        Ok(Self { connections, scripts: Scripts::SHIPPED, deadline, failing: AtomicBool::new(false) })
+        let address = Address::parse(url)?;
+        let transport = Some(address.transport());
+        Ok(Self { transport, ..Self::over(Connections::new(address)?, deadline) })
+    }
+
+    /// On connections of a pool that was handed in.
+    #[cfg(feature = "deadpool")]
+    pub(crate) fn pooled(pool: deadpool_redis::Pool, deadline: Duration) -> Self {
+        Self::over(Connections::pooled(pool), deadline)
+    }
+
+    fn over(connections: Connections, deadline: Duration) -> Self {
+        let connections = Arc::new(connections);
+        Self {
+            connections,
+            scripts: Scripts::SHIPPED,
+            deadline,
+            watch: Watch::default(),
+            allows_eviction: false,
+            transport: None,
+            continuity: None,
+        }
+    }
+
+    /// Takes a server that evicts keys for ready.
+    pub(crate) fn allow_eviction(self) -> Self {
+        Self { allows_eviction: true, ..self }
+    }
+
+    /// The same store, which notices and reports when data are lost; `minds`: limits hold calls back then.
+    pub(crate) fn noticing_losses(self, minds: bool) -> Self {
+        let continuity = Continuity::new(minds, millis(self.deadline));
+        Self { continuity: Some(continuity), ..self }
+    }
+
+    /// The longest that a call may take.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
     }
 
     /// The same store with scripts of a test's own.
@@ -73,38 +120,63 @@ impl RedisStore {
     }
 
     pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
-        let packed = request::acquire(&OrgKeys::new(org), requests);
-        let reply = self.repeat_until_answered(self.scripts.acquire, &packed).await;
-        each(reply, requests.len(), |bytes| reply::acquired(bytes, requests))
+        let known = self.continuity.as_ref().map(|continuity| continuity.known(org)).unwrap_or_default();
+        let allowed: Vec<_> = requests.iter().map(|request| known.allows(request.lost_at)).collect();
+        if allowed.iter().all(|allowed| *allowed) {
+            return self.decide(org, requests, &known).await;
+        }
+        // a loss became known after they were planned
+        let some = requests.iter().zip(&allowed).filter(|(_, allowed)| **allowed);
+        let some: Vec<_> = some.map(|(request, _)| request.clone()).collect();
+        let answers = if some.is_empty() { Vec::new() } else { self.decide(org, &some, &known).await };
+        let mut answers = answers.into_iter();
+        let lost = || Ok(Answer::lost(0));
+        allowed.into_iter().map(|allowed| if allowed { answers.next() } else { None }.unwrap_or_else(lost)).collect()
+    }
+
+    async fn decide(&self, org: &str, requests: &[AcquireRequest], known: &Known) -> Vec<Result<Answer, Error>> {
+        let packed = request::acquire(&OrgKeys::new(org), requests, known);
+        let reply = self.ask(self.scripts.acquire, &packed).await;
+        each(reply, requests.len(), |bytes| {
+            let (life, answers) = reply::acquired(bytes, requests)?;
+            if let Some(continuity) = &self.continuity {
+                continuity.learn(org, known, &life);
+            }
+            Ok(answers)
+        })
+    }
+
+    pub(crate) fn loss(&self, org: &str) -> Option<Loss> {
+        self.continuity.as_ref()?.loss(org)
     }
 
     pub(crate) async fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {
         let packed = request::settle(&OrgKeys::new(org), requests);
-        let reply = self.repeat_until_answered(self.scripts.settle, &packed).await;
+        let reply = self.ask(self.scripts.settle, &packed).await;
         each(reply, requests.len(), |bytes| reply::settled(bytes, requests.len()))
     }
 
     pub(crate) async fn renew(&self, org: &str, leases: &[Lease], lease_ms: u64) -> Result<Vec<bool>, Error> {
         let packed = request::renew(&OrgKeys::new(org), leases, lease_ms);
-        let reply = self.repeat_until_answered(&RENEW, &packed).await?;
+        let reply = self.ask(&RENEW, &packed).await?;
         reply::renewed(&reply, leases.len())
     }
 
     pub(crate) async fn govern(&self, org: &str, change: &Governed) -> Result<bool, Error> {
         let packed = request::govern(&OrgKeys::new(org), change);
-        let reply = self.repeat_until_answered(&GOVERN, &packed).await?;
+        let reply = self.ask(&GOVERN, &packed).await?;
         reply::governed(&reply)
     }
 
     pub(crate) async fn controls(&self, org: &str, entries: u16) -> Result<StoredControls, Error> {
         let packed = request::controls(&OrgKeys::new(org), entries);
-        let reply = self.repeat_until_answered(&CONTROLS, &packed).await?;
+        let reply = self.ask(&CONTROLS, &packed).await?;
         reply::controls(&reply)
     }
 
     pub(crate) async fn inspect(&self, org: &str, request: &InspectRequest) -> Result<Inspected, Error> {
         let packed = request::inspect(&OrgKeys::new(org), request);
-        let reply = self.repeat_until_answered(&INSPECT, &packed).await?;
+        let reply = self.ask(&INSPECT, &packed).await?;
         reply::inspected(&reply, request)
     }
 
@@ -117,7 +189,7 @@ impl RedisStore {
         let mut left = &*seconds;
         while !left.is_empty() {
             let some = &left[..left.len().min(SECONDS_MAX)];
-            let reply = self.repeat_until_answered(&OPEN, &request::open(&keys, some, owner)).await?;
+            let reply = self.ask(&OPEN, &request::open(&keys, some, owner)).await?;
             let (read, found) = reply::open(&reply)?;
             open.extend(found);
             left = left.get(read.max(1)..).unwrap_or_default();
@@ -129,10 +201,10 @@ impl RedisStore {
         let key = OrgKeys::new(org).subjects();
         for some in subjects.chunks(NOTED_MAX) {
             let packed = request::note(&key, some.iter().map(SubjectKey::stored), life_ms);
-            self.repeat::<u64>(&Question::Script(&NOTE, &packed)).await?;
+            self.connections.ask::<u64>(&Question::Script(&NOTE, &packed), self.deadline).await?;
         }
         let packed = request::note(ORGS, std::iter::once(org), life_ms);
-        self.repeat::<u64>(&Question::Script(&NOTE, &packed)).await.map(drop)
+        self.connections.ask::<u64>(&Question::Script(&NOTE, &packed), self.deadline).await.map(drop)
     }
 
     pub(crate) async fn holders(&self, org: &str, slots: &SlotsKey) -> Result<Vec<Owner>, Error> {
@@ -161,7 +233,9 @@ impl RedisStore {
     async fn members(&self, key: &str) -> Result<Vec<Vec<u8>>, Error> {
         let (mut cursor, mut members) = (0, BTreeSet::new());
         loop {
-            let answer: list::Answer = self.repeat(&Question::Pipe(&list::page(key, cursor))).await?;
+            let page = list::page(key, cursor);
+            let question = Question::Commands(key, &page);
+            let answer: list::Answer = Box::pin(self.connections.ask(&question, self.deadline)).await?;
             let page = list::Page::from(answer);
             members.extend(page.members);
             cursor = page.next;
@@ -173,66 +247,13 @@ impl RedisStore {
 
     pub(crate) async fn reset(&self, org: &str, ledgers: &[(LedgerKey, u64)]) -> Result<(), Error> {
         let packed = request::reset(&OrgKeys::new(org), ledgers);
-        self.repeat_until_answered(self.scripts.control, &packed).await.map(drop)
+        self.ask(self.scripts.control, &packed).await.map(drop)
     }
 
-    /// Checks that Redis answers and keeps what it is given.
-    pub(crate) async fn ready(&self) -> Result<(), Error> {
-        let memory =
-            tokio::time::timeout(self.deadline.max(Duration::from_secs(2)), self.connections.memory_info()).await;
-        let memory =
-            memory.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "Redis did not answer INFO in time")))?;
-        let policy =
-            memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("noeviction").trim();
-        if policy != "noeviction" {
-            return Err(Error::invalid(format!(
-                "Redis has maxmemory-policy {policy}: it would forget usage when memory runs out; set noeviction"
-            )));
-        }
-        Ok(())
-    }
-
-    async fn repeat_until_answered(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Error> {
-        self.repeat(&Question::Script(script, packed)).await
-    }
-
-    /// Asks until there is an answer, or a failure that no repeat mends, or the deadline has passed.
-    async fn repeat<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, Error> {
-        let mut last = None;
-        let answered = tokio::time::timeout(self.deadline, async {
-            loop {
-                match self.ask(question).await {
-                    Ok(reply) => return Ok(reply),
-                    Err(Failure { error, repeat: false }) => return Err(error),
-                    Err(Failure { error, repeat: true }) => last = Some(error),
-                }
-                tokio::time::sleep(REPEAT_PAUSE).await;
-            }
-        });
-        let reply = answered.await.unwrap_or_else(|_| {
-            let late = Error::new(ErrorKind::Timeout, format!("Redis did not answer within {:?}", self.deadline));
-            Err(match last.take() {
-                Some(error) => late.with_source(error),
-                None => late,
-            })
-        });
-        self.note_state(reply.as_ref().err().filter(|error| error.is_retryable()));
-        reply
-    }
-
-    async fn ask<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, Failure> {
-        let mut connection = self.connections.shared()?;
-        match question {
-            Question::Script(script, packed) => script.call(&mut connection, packed).await,
-            Question::Pipe(commands) => Ok(commands.query_async(&mut connection).await?),
-        }
-    }
-
-    /// Logs when the store begins or ceases to fail.
-    fn note_state(&self, error: Option<&Error>) {
-        if self.failing.swap(error.is_some(), Ordering::Relaxed) != error.is_some() {
-            telemetry::store_state(error);
-        }
+    async fn ask(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Error> {
+        self.watch.keep(&self.connections, self.allows_eviction);
+        // boxed: users' futures hold this one, and its type is deep
+        Box::pin(self.connections.ask(&Question::Script(script, packed), self.deadline)).await
     }
 }
 

@@ -6,7 +6,7 @@ use allotment::{
     Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Denial, Error, ErrorKind,
     Explanation, Inspection, Lease, Limit, LimitStatus, LimitUse, Limiter, LimiterBuilder, ManualClock,
     OpenReservation, Outcome, PartUse, Permit, Policy, PolicySource, Preset, Reason, Resource, Retry, RunError,
-    Subject, UserUse,
+    StateLoss, Subject, UserUse,
 };
 
 use crate::house::text;
@@ -250,6 +250,7 @@ async fn a_call_waits_in_line_or_is_run() {
 async fn a_policy_source_gives_each_org_its_own() {
     let builder: LimiterBuilder =
         Limiter::builder().in_memory().policies(Customers([("acme".to_owned(), policy(1))].into()));
+    let builder = builder.state_loss(StateLoss::Closed);
     let limiter = builder.policy_ttl(MINUTE).deadline(Duration::from_secs(1)).batch_max(1).build().unwrap();
     assert!(limiter.try_acquire(&alice(), Cost::images(1)).await.is_ok());
     limiter.forget_policy("acme").await;

@@ -162,6 +162,17 @@ async fn a_black_hole_answers_nothing_until_it_ends() {
 }
 
 #[tokio::test]
+async fn a_dead_flow_stays_dead_and_new_ones_are_served() {
+    let proxy = Proxy::start(shared().await.port()).await;
+    let mut dead = open(&proxy).await;
+    assert!(answers(&mut dead).await);
+    proxy.set(Fault::DeadFlows).await;
+    assert!(answers(&mut open(&proxy).await).await);
+    proxy.set(Fault::Nothing).await;
+    assert!(tokio::time::timeout(Duration::from_millis(50), answers(&mut dead)).await.is_err());
+}
+
+#[tokio::test]
 async fn a_refusing_proxy_resets_what_is_open_and_serves_again_on_the_same_port() {
     let proxy = Proxy::start(shared().await.port()).await;
     let mut stream = open(&proxy).await;

@@ -9,7 +9,7 @@ use crate::house::sources;
 /// From the ground up. Modules on one floor do not use each other.
 const FLOORS: &[&[&str]] = &[
     &["resource", "clock"],
-    &["decision"],
+    &["decision", "diagnosis"],
     &["error"],
     &["subject", "cost", "telemetry"],
     &["control"],

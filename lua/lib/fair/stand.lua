@@ -21,7 +21,7 @@
       local raw = try('GET', keys[key])
       if not raw then
         pool = { 0, 0, 0, 0, false, false, true, key, 0, w }
-      elseif #raw ~= POOL_SIZE or byte(raw, POOL_SIZE) ~= POOL_VERSION then
+      elseif #raw ~= POOL_SIZE or byte(raw, POOL_SIZE) ~= VERSION then
         pool = false
       else
         local level, next_at, flags, users, heavy = read(POOL, raw)

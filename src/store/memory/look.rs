@@ -25,6 +25,7 @@ impl MemoryStore {
         Inspected {
             now,
             version: org.book.stored(now, 0).version,
+            loss: None,
             ledgers: request.ledgers.iter().map(contents).collect(),
             pools: request
                 .pools

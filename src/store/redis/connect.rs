@@ -1,101 +1,167 @@
-//! Connections to Redis.
+//! The servers of a store, and how one of them is asked until it answers.
 //!
-//! Invariant: decisions share one multiplexed connection, which reconnects by itself and never repeats a command on its own. Work that
-//! holds a connection takes one from a small pool. No password is in a message.
+//! Invariant: a call is about the keys of one slot, so one node has them all. A call whose answer did not come is repeated with the same ids
+//! until the deadline, never guessed; nobody but [`Connections::ask`] repeats one. Nothing is sent before the first call.
 
-use std::{sync::OnceLock, time::Duration};
-
-use deadpool_redis::{Manager, Pool, Runtime};
-use redis::{
-    Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-    io::tcp::TcpSettings,
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
 };
+
+use redis::FromRedisValue;
 
 use crate::{
     error::{Error, ErrorKind},
-    store::redis::script::Failure,
+    store::redis::{
+        address::{Address, Topology},
+        cluster::Cluster,
+        failure::{Failure, Then},
+        node::Node,
+        question::{Question, slot_of},
+    },
 };
 
-/// Connections for work that holds one.
-const HELD_MAX: usize = 2;
-/// Commands on their way on the shared connection, beyond which callers wait.
-const IN_FLIGHT_MAX: usize = 4096;
+/// The pause before a call is repeated; it doubles up to the longest.
+const REPEAT_PAUSE: Duration = Duration::from_millis(5);
+const REPEAT_PAUSE_MAX: Duration = Duration::from_millis(40);
+/// How long one try may take, whatever the deadline: a connection that is dead must show soon.
+const TRY_WITHIN_MAX: Duration = Duration::from_millis(500);
+/// Redirections that are followed at once.
+const REDIRECTIONS_MAX: u32 = 3;
 
-pub(crate) struct Connections {
-    client: Client,
-    /// Of one try; a decision may take several.
-    timeout: Duration,
-    shared: OnceLock<ConnectionManager>,
-    held: Pool,
+/// The servers of a store.
+#[derive(Debug)]
+pub(crate) enum Connections {
+    /// One server, or the master of a service.
+    One(Arc<Node>),
+    Cluster(Cluster),
 }
 
 impl Connections {
-    pub(crate) fn new(url: &str, deadline: Duration) -> Result<Self, Error> {
-        let info = parse(url)?;
-        let bad = |what: &str| Error::invalid(format!("redis URL: {what}"));
-        let client = Client::open(info.clone()).map_err(|error| bad(&error.category().to_lowercase()))?;
-        let timeout = deadline / 2;
-        let manager = Manager::new(info).map_err(|error| bad(&error.category().to_lowercase()))?;
-        let held = Pool::builder(manager)
-            .max_size(HELD_MAX)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(Duration::from_secs(1)))
-            .create_timeout(Some(Duration::from_secs(1)))
-            .recycle_timeout(Some(Duration::from_secs(1)))
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Unavailable, "no connection pool").with_source(error))?;
-        Ok(Self { client, timeout, shared: OnceLock::new(), held })
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for certificates that are none.
+    pub(crate) fn new(address: Address) -> Result<Self, Error> {
+        Ok(match &address.topology {
+            Topology::One => Self::One(Arc::new(Node::server(&address)?)),
+            Topology::Sentinel { service, .. } => {
+                let service = service.clone();
+                Self::One(Arc::new(Node::of_sentinels(address, &service)))
+            }
+            Topology::Cluster(seeds) => {
+                let seeds = seeds.clone();
+                Self::Cluster(Cluster::new(address, seeds))
+            }
+        })
     }
 
-    /// The connection of all decisions, made when it is first used.
-    pub(crate) fn shared(&self) -> Result<ConnectionManager, Failure> {
-        if let Some(shared) = self.shared.get() {
-            return Ok(shared.clone());
+    /// Connections of a pool that was handed in.
+    #[cfg(feature = "deadpool")]
+    pub(crate) fn pooled(pool: deadpool_redis::Pool) -> Self {
+        Self::One(Arc::new(Node::pooled(pool)))
+    }
+
+    /// Asks until there is an answer, or a failure that no repeat mends, or the deadline has passed.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, question: &Question<'_>, deadline: Duration) -> Result<T, Error> {
+        let (until, try_within) = (Instant::now() + deadline, (deadline / 2).min(TRY_WITHIN_MAX));
+        let left = || until.saturating_duration_since(Instant::now());
+        let (mut pause, mut redirections) = (REPEAT_PAUSE, 0);
+        // the node of the last try, why it failed, and whether the node is to blame
+        let (mut last, mut to_blame): (Option<Error>, Option<Arc<Node>>) = (None, None);
+        let (mut asked, mut takes_over) = (false, None);
+        while !left().is_zero() {
+            let (node, asking) = match takes_over.take() {
+                Some(node) => (node, true),
+                None => match tokio::time::timeout(left(), self.node(question.slot())).await {
+                    Ok(Ok(node)) => (node, false),
+                    Ok(Err(failure)) if failure.then == Then::GiveUp => return Err(failure.error),
+                    Ok(Err(failure)) => {
+                        last = Some(failure.error);
+                        tokio::time::sleep(pause.min(left())).await;
+                        continue;
+                    }
+                    Err(_) => break,
+                },
+            };
+            if !std::mem::replace(&mut asked, true) {
+                node.admit()?;
+            }
+            let Failure { error, then } = match node.ask(question, asking, try_within.min(left())).await {
+                Ok(answer) => {
+                    node.answered();
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            to_blame = None;
+            let mut waits = true;
+            match (then, self) {
+                (Then::GiveUp, _) => {
+                    if error.is_retryable() {
+                        node.refused(&error);
+                    } else {
+                        node.answered();
+                    }
+                    return Err(error);
+                }
+                (Then::Moved(to), Self::Cluster(cluster)) => {
+                    cluster.moved(question.slot(), &to, &node);
+                    redirections += 1;
+                    waits = redirections > REDIRECTIONS_MAX;
+                }
+                (Then::Ask(to), Self::Cluster(cluster)) => {
+                    takes_over = Some(cluster.at(&to, &node)?);
+                    redirections += 1;
+                    waits = redirections > REDIRECTIONS_MAX;
+                }
+                (Then::Moved(_) | Then::Ask(_), Self::One(_)) => {
+                    return Err(Error::invalid(format!(
+                        "{} is a node of a cluster: name it by redis+cluster://",
+                        node.name()
+                    )));
+                }
+                (Then::Wait, _) => {}
+                (Then::Repeat | Then::Reconnect | Then::Elsewhere, _) => {
+                    if let Self::Cluster(cluster) = self {
+                        cluster.suspect();
+                    }
+                    to_blame = Some(node);
+                }
+            }
+            last = Some(error);
+            if waits {
+                tokio::time::sleep(pause.min(left())).await;
+                pause = (pause * 2).min(REPEAT_PAUSE_MAX);
+            }
         }
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout))
-            .set_pipeline_buffer_size(1024)
-            .set_concurrency_limit(IN_FLIGHT_MAX);
-        let made = ConnectionManager::new_lazy_with_config(self.client.clone(), config).map_err(Failure::from)?;
-        Ok(self.shared.get_or_init(|| made).clone())
+        let late = Error::new(ErrorKind::Timeout, format!("Redis did not answer within {deadline:?}"));
+        if let Some(node) = to_blame {
+            node.failed(last.as_ref().unwrap_or(&late));
+        }
+        Err(match last {
+            Some(error) => late.with_source(error),
+            None => late,
+        })
     }
 
-    /// `INFO memory`, on a connection of its own.
-    pub(crate) async fn memory_info(&self) -> Result<String, Error> {
-        let unreachable = |error: deadpool_redis::PoolError| {
-            Error::new(ErrorKind::Unavailable, "Redis cannot be reached").with_source(error)
-        };
-        let mut connection = self.held.get().await.map_err(unreachable)?;
-        let info = redis::cmd("INFO").arg("memory").query_async(&mut connection).await;
-        info.map_err(|error| Failure::from(error).error)
+    /// The node that has a slot.
+    async fn node(&self, slot: u16) -> Result<Arc<Node>, Failure> {
+        match self {
+            Self::One(node) => Ok(Arc::clone(node)),
+            Self::Cluster(cluster) => cluster.owner(slot).await,
+        }
     }
-}
 
-impl std::fmt::Debug for Connections {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // not the client: it holds the password
-        f.debug_struct("Connections")
-            .field("address", &self.client.get_connection_info().addr().to_string())
-            .finish_non_exhaustive()
+    /// The node that has a key.
+    pub(super) async fn owner_of(&self, key: &str) -> Result<Arc<Node>, Failure> {
+        self.node(slot_of(key)).await
     }
-}
 
-fn parse(url: &str) -> Result<ConnectionInfo, Error> {
-    let info = url.into_connection_info().map_err(|error| {
-        Error::invalid(format!(
-            "redis URL: {}; allowed are redis://, rediss:// and redis+unix://, with user, password and database",
-            error.category().to_lowercase()
-        ))
-    })?;
-    if url.starts_with("rediss:") {
-        // a process has one TLS provider; one that is installed already stays
-        drop(rustls::crypto::ring::default_provider().install_default());
+    /// Every node that has slots.
+    pub(crate) async fn nodes(&self) -> Result<Vec<Arc<Node>>, Failure> {
+        match self {
+            Self::One(node) => Ok(vec![Arc::clone(node)]),
+            Self::Cluster(cluster) => cluster.owners().await,
+        }
     }
-    let settings = info.redis_settings().clone();
-    // a push of RESP3 tells at once that an idle connection was closed
-    let settings = if url.contains("protocol=") { settings } else { settings.set_protocol(ProtocolVersion::RESP3) };
-    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(settings))
 }

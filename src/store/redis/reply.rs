@@ -3,7 +3,9 @@
 use crate::{
     calendar::fair::Standing,
     error::{Error, ErrorKind},
-    store::{AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict},
+    store::{
+        AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict, redis::continuity::Epoch,
+    },
 };
 
 mod stored;
@@ -36,10 +38,35 @@ impl<'a> Reader<'a> {
     }
 }
 
-pub(crate) fn acquired(bytes: &[u8], requests: &[AcquireRequest]) -> Result<Vec<Result<Answer, Error>>, Error> {
+/// What an answer says of the life of the org's data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    pub(super) now: u64,
+    /// When its head expires, by the org's time.
+    pub(super) alive_until: u64,
+    pub(super) epoch: Epoch,
+    /// It began after a loss of data that was noticed.
+    pub(super) after_loss: bool,
+    /// It is not the one that the call was made for.
+    pub(super) lost: bool,
+    /// This process has noticed that first.
+    pub(super) marked: bool,
+}
+
+/// The answers, and what they say of the life of the data.
+type Acquired = (Life, Vec<Result<Answer, Error>>);
+
+pub(super) fn acquired(bytes: &[u8], requests: &[AcquireRequest]) -> Result<Acquired, Error> {
     let mut reader = Reader(bytes);
-    let now = reader.number(6)?;
-    requests.iter().map(|request| answer(&mut reader, now, request)).collect()
+    let (now, alive_until) = (reader.number(6)?, reader.number(6)?);
+    let (epoch, state) = (Epoch { born_at: reader.number(6)?, salt: reader.number(2)? }, reader.number(1)?);
+    let life = Life { now, alive_until, epoch, after_loss: state & 1 > 0, lost: state & 2 > 0, marked: state & 4 > 0 };
+    let answers = if life.lost {
+        requests.iter().map(|_| Ok(Answer::lost(now))).collect()
+    } else {
+        requests.iter().map(|request| answer(&mut reader, now, request)).collect::<Result<_, Error>>()?
+    };
+    Ok((life, answers))
 }
 
 fn answer(reader: &mut Reader<'_>, now: u64, request: &AcquireRequest) -> Result<Result<Answer, Error>, Error> {

@@ -10,6 +10,7 @@ use crate::{
         AcquireRequest, Ending, FairAsk, Governed, Lease, Notes, ReservationId, SettleRequest,
         inspection::{InspectRequest, Owner},
         keyspace::{LedgerKey, OrgKeys, SlotsKey},
+        redis::continuity::Known,
     },
 };
 
@@ -24,6 +25,11 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
+    /// One of its keys: all are in the same slot.
+    pub(crate) fn key(&self) -> &str {
+        self.keys.first().map_or("", String::as_str)
+    }
+
     pub(crate) fn command(&self, verb: &str, script: &str) -> Cmd {
         let mut command = redis::cmd(verb);
         command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
@@ -31,7 +37,7 @@ impl Packed {
     }
 }
 
-pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
+pub(super) fn acquire(org: &OrgKeys, requests: &[AcquireRequest], known: &Known) -> Packed {
     let mut keys = Keys::default();
     for request in requests {
         for (index, asked) in request.ledgers.iter().enumerate() {
@@ -97,7 +103,14 @@ pub(crate) fn acquire(org: &OrgKeys, requests: &[AcquireRequest]) -> Packed {
             bytes.extend(member);
         }
     }
-    keys.packed(org, bytes)
+    let mut packed = keys.packed(org, bytes);
+    let mut life = Vec::with_capacity(16);
+    put(&mut life, known.epoch.born_at, 6);
+    put(&mut life, known.epoch.salt, 2);
+    put(&mut life, known.alive_until, 6);
+    put(&mut life, known.mark, 2);
+    packed.arguments.push(life);
+    packed
 }
 
 pub(crate) fn settle(org: &OrgKeys, requests: &[SettleRequest]) -> Packed {

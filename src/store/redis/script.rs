@@ -5,12 +5,9 @@
 
 use std::sync::OnceLock;
 
-use redis::{ErrorKind as RedisErrorKind, FromRedisValue, RedisError, ServerErrorKind, aio::ConnectionLike};
+use redis::{ErrorKind as RedisErrorKind, FromRedisValue, ServerErrorKind, aio::ConnectionLike};
 
-use crate::{
-    error::{Error, ErrorKind},
-    store::redis::request::Packed,
-};
+use crate::store::redis::{failure::Failure, request::Packed};
 
 /// One script with the parts it shares.
 #[derive(Debug)]
@@ -66,6 +63,22 @@ pub(crate) static RENEW: Script = script!("lib/clock.lua", "renew.lua");
 pub(crate) static OPEN: Script = script!("lib/clock.lua", "open.lua");
 pub(crate) static NOTE: Script = script!("note.lua");
 
+/// Every script, by its name under `lua/`.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static Script)> {
+    [
+        ("acquire", &ACQUIRE),
+        ("settle", &SETTLE),
+        ("control", &CONTROL),
+        ("inspect", &INSPECT),
+        ("govern", &GOVERN),
+        ("controls", &CONTROLS),
+        ("renew", &RENEW),
+        ("open", &OPEN),
+        ("note", &NOTE),
+    ]
+    .into_iter()
+}
+
 /// The scripts that a store calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scripts {
@@ -93,54 +106,32 @@ impl Scripts {
     }
 }
 
-/// Why a call got no answer, and whether the same call may get one.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
-    pub(crate) repeat: bool,
-}
-
 impl Script {
+    pub(crate) fn text(&self) -> &'static str {
+        self.text
+    }
+
+    /// The name of the script: the SHA-1 of its text, in hex.
+    pub(crate) fn digest(&self) -> &str {
+        self.digest.get_or_init(|| redis::Script::new(self.text).get_hash().to_owned())
+    }
+
     /// Calls the script. One round trip; two when the server does not know it yet.
     pub(crate) async fn call<T: FromRedisValue>(
         &self,
         connection: &mut impl ConnectionLike,
         packed: &Packed,
     ) -> Result<T, Failure> {
-        let digest = self.digest.get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
-        let by_digest = packed.command("EVALSHA", digest).query_async(connection).await;
+        let by_digest = packed.command("EVALSHA", self.digest()).query_async(connection).await;
         match by_digest {
             Err(error) if error.kind() == RedisErrorKind::Server(ServerErrorKind::NoScript) => {
-                Ok(packed.command("EVAL", self.text).query_async(connection).await?)
+                let by_text = packed.command("EVAL", self.text).query_async(connection).await;
+                by_text.map_err(|error| match error.kind() {
+                    RedisErrorKind::Server(ServerErrorKind::NoPerm) => Failure::not_loaded(error),
+                    _ => Failure::from(error),
+                })
             }
             answered => Ok(answered?),
         }
-    }
-}
-
-impl From<RedisError> for Failure {
-    fn from(error: RedisError) -> Self {
-        let code = error.code().unwrap_or_default().to_owned();
-        let (kind, message, repeat) = match code.as_str() {
-            "ALLOTFORMAT" | "WRONGTYPE" => {
-                (ErrorKind::Protocol, "a key of this org holds what this version cannot read", false)
-            }
-            "ALLOTLIMIT" => (ErrorKind::Invalid, "an org has at most 1000 controls: remove some", false),
-            "NOPERM" | "NOAUTH" | "WRONGPASS" => (ErrorKind::Unavailable, "Redis refuses this user", false),
-            "OOM" => (ErrorKind::Unavailable, "Redis is out of memory", false),
-            "MISCONF" | "NOREPLICAS" => (ErrorKind::Unavailable, "Redis accepts no writes", false),
-            "READONLY" => (ErrorKind::Unavailable, "Redis is a replica", true),
-            "LOADING" | "MASTERDOWN" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" => {
-                (ErrorKind::Unavailable, "Redis is not ready", true)
-            }
-            _ if error.kind() == RedisErrorKind::AuthenticationFailed => {
-                (ErrorKind::Unavailable, "Redis refuses this user or password", false)
-            }
-            _ if error.is_timeout() || error.is_io_error() || error.is_connection_dropped() => {
-                (ErrorKind::Unavailable, "Redis cannot be reached", true)
-            }
-            _ => (ErrorKind::Protocol, "Redis answered with an error", false),
-        };
-        Self { error: Error::new(kind, message).with_source(error), repeat }
     }
 }

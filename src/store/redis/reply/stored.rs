@@ -7,6 +7,7 @@ use crate::{
     store::{
         ReservationId,
         inspection::{Contents, InspectRequest, Inspected, Open, SlotsSeen},
+        loss::Loss,
     },
 };
 
@@ -19,7 +20,7 @@ const RECORD_SIZE: u64 = 34;
 
 pub(crate) fn inspected(bytes: &[u8], request: &InspectRequest) -> Result<Inspected, Error> {
     let mut reader = Reader(bytes);
-    let (clock, version) = (reader.number(6)?, reader.number(6)?);
+    let (clock, version, lost_at) = (reader.number(6)?, reader.number(6)?, reader.number(6)?);
     let raw = request.ledgers.iter().map(|_| stored(&mut reader)).collect::<Result<Vec<_>, Error>>()?;
     // as a decision does: a clock that stepped back is held by what has been seen
     let now = raw.iter().map(|ledger| seen_at(ledger)).max().unwrap_or(0).max(clock);
@@ -33,7 +34,8 @@ pub(crate) fn inspected(bytes: &[u8], request: &InspectRequest) -> Result<Inspec
     let pools = request.pools.iter().map(|_| pool(stored(&mut reader)?)).collect::<Result<_, Error>>()?;
     let set = |_| Ok(SlotsSeen { live: reader.number(4)?, first_at: reader.number(6)? });
     let slots = request.slots.iter().map(set).collect::<Result<_, Error>>()?;
-    Ok(Inspected { now, version, ledgers, pools, slots })
+    let loss = (lost_at > 0).then_some(Loss { at: lost_at, now });
+    Ok(Inspected { now, version, loss, ledgers, pools, slots })
 }
 
 /// How many hashes were read, and what is open there.

@@ -1,0 +1,47 @@
+//! Every scenario, in the order of the suite.
+
+mod cancellation;
+mod dead_flow;
+mod failover;
+mod lost_replies;
+mod memory;
+mod partial_writes;
+mod resharding;
+mod restarts;
+mod script_flush;
+
+use std::{future::Future, pin::Pin, process::ExitCode};
+
+use crate::{found::Found, suite::Scale};
+
+/// One scenario.
+pub(crate) struct Scenario {
+    /// Its name in docs/guarantees.md.
+    pub(crate) test: &'static str,
+    pub(crate) subject: &'static str,
+    pub(crate) run: fn(Scale) -> Pin<Box<dyn Future<Output = anyhow::Result<Found>> + Send>>,
+}
+
+macro_rules! scenarios {
+    ($($test:literal $subject:literal $room:ident),+ $(,)?) => {
+        &[$(Scenario { test: $test, subject: $subject, run: |scale| Box::pin($room::run(scale)) }),+]
+    };
+}
+
+pub(crate) const ALL: &[Scenario] = scenarios![
+    "T3" "an error at every write" partial_writes,
+    "T4" "lost replies" lost_replies,
+    "T5" "cancelled calls" cancellation,
+    "T7" "scripts flushed" script_flush,
+    "T8" "killed servers" restarts,
+    "T9" "fail-over and split brain" failover,
+    "T10" "a cluster that moves" resharding,
+    "T12" "memory that runs out" memory,
+    "T16" "flows that go dead" dead_flow,
+];
+
+/// Plays a process that a scenario has started.
+pub(crate) async fn play(role: &str, arguments: &[String]) -> ExitCode {
+    eprintln!("error: there is no role {role:?}, with {arguments:?}");
+    ExitCode::from(2)
+}

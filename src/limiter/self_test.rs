@@ -1,0 +1,75 @@
+//! Whether the store does all that a limiter will ask of it: each script is run once, before anything depends on it.
+//!
+//! Invariant: whatever it writes has names of its own, and expires. A user that lacks the right to one command would else leave a call half
+//! written, some day.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{builder::PRIORITY, governing};
+use crate::{
+    control::Controls,
+    cost::Cost,
+    error::{Error, ErrorKind},
+    limit::Limit,
+    plan::Plan,
+    policy::Policy,
+    store::{Governed, Lease, Notes, ReservationId, Store, Verdict, inspection::Owner, keyspace::SubjectKey},
+    subject::Subject,
+};
+
+/// How long what it leaves on the lists of operators stays there.
+const LISTED_MS: u64 = 1;
+const LEASE_MS: u64 = 1_000;
+
+/// Does with this org all that can be done with one; says what failed.
+pub(super) async fn self_test(store: &Store, org: &str) -> Result<(), (&'static str, Error)> {
+    let failed = |script: &'static str| move |error: Error| (script, error);
+    // an earlier one may have been cut off, and left its controls
+    let stored = store.controls(org, 1).await.map_err(failed("controls"))?;
+    let plan = governing::read(stored).and_then(|controls| plan(org, controls)).map_err(failed("controls"))?;
+    let new_id = || ReservationId::new(Owner::of(Some("user")));
+    for releases in [true, false] {
+        let id = new_id();
+        let mut request = plan.acquire_request(id, 0);
+        (request.notes, request.lease_ms) = (Notes::User, LEASE_MS);
+        let answer = store.acquire(org, &[request]).await.pop().unwrap_or_else(|| Err(unanswered()));
+        let answer = answer.map_err(failed("acquire"))?;
+        let leases: Vec<_> = plan.slots().into_iter().map(|slots| Lease { slots, id }).collect();
+        store.renew(org, &leases, LEASE_MS).await.map_err(failed("renew"))?;
+        if !matches!(answer.verdict, Verdict::Admitted { .. }) {
+            return Err(("acquire", Error::new(ErrorKind::Protocol, "a call that fits was not admitted")));
+        }
+        let actual = Cost::new();
+        let settlement = plan.settle_request(id, Some(answer.now), (!releases).then_some(&actual));
+        let settled = store.settle(org, &[settlement]).await.pop().unwrap_or_else(|| Err(unanswered()));
+        settled.map_err(failed("settle"))?;
+    }
+    let bypass = Some(r#"{"action":"bypass"}"#.to_owned());
+    for (control, after_ms) in [(bypass.clone(), None), (bypass, Some(1_000)), (None, None)] {
+        let (id, by, what) = ("self-test".to_owned(), "self-test".to_owned(), "self-test".to_owned());
+        let change = Governed { id, control, after_ms, by, what };
+        store.govern(org, &change).await.map_err(failed("govern"))?;
+    }
+    store.inspect(org, &plan.inspect_request()).await.map_err(failed("inspect"))?;
+    store.open(org, None, 1_000).await.map_err(failed("open"))?;
+    for slots in plan.slots() {
+        store.holders(org, &slots).await.map_err(failed("holders"))?;
+    }
+    store.note(org, &[SubjectKey::new([("user", "user")])], LISTED_MS).await.map_err(failed("note"))?;
+    store.subjects(org).await.map_err(failed("subjects"))?;
+    store.reset(org, &plan.ledger_keys()).await.map_err(failed("control"))
+}
+
+/// A call on every kind of limit.
+fn plan(org: &str, controls: Controls) -> Result<Plan, Error> {
+    let policy = Policy::new()
+        .limit(Limit::new("org").requests(1 << 20).fair_share())
+        .limit(Limit::new("user").scope(["user"]).requests(1 << 20).window(Duration::from_secs(60)))
+        .limit(Limit::new("under-way").in_flight(1 << 10));
+    let subject = Subject::org(org).user("user");
+    Plan::new(Arc::new(policy.compile()?), &subject, Cost::new(), PRIORITY, &Arc::new(controls), None)
+}
+
+fn unanswered() -> Error {
+    Error::new(ErrorKind::Protocol, "the store left a request without an answer")
+}
