@@ -8,6 +8,7 @@ mod bookings;
 mod connections;
 mod controls;
 mod corpus;
+mod engines;
 mod exactly_once;
 mod fairness;
 mod faults;

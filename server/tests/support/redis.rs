@@ -1,46 +1,33 @@
 //! A Redis for one test.
 
-use std::{
-    net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use allotment_fixtures::{Server, Settings};
+use tokio::runtime::Runtime;
 
-/// A redis-server of this test, with a password.
+/// A server of this test, with a password.
 pub(crate) struct Redis {
-    server: Child,
-    port: u16,
+    /// None once it is being dropped.
+    server: Option<Server>,
+    runtime: Runtime,
 }
 
 impl Redis {
     pub(crate) const PASSWORD: &str = "hunter2-secret";
 
     pub(crate) fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(["--requirepass", Self::PASSWORD])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("this test needs redis-server on the PATH");
-        let redis = Self { server, port };
-        let patience = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < patience, "redis-server does not answer on port {port}");
-            // Nothing but its port tells when a server is up.
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        redis
+        let runtime = Runtime::new().unwrap();
+        let server = runtime.block_on(Server::start_with(Settings::new().password(Self::PASSWORD)));
+        Self { server: Some(server), runtime }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://:{}@127.0.0.1:{}", Self::PASSWORD, self.port)
+        self.server.as_ref().map(Server::url).unwrap_or_default()
     }
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        // A container is removed by asking for it.
+        let _context = self.runtime.enter();
+        self.server = None;
     }
 }

@@ -34,6 +34,12 @@ impl Stage {
         Self::Redis { server: Server::with_clock().await, now_ms: AtomicU64::new(ClockedServer::START_MS) }
     }
 
+    /// The same of this image, whatever the other tests run on.
+    pub(crate) async fn redis_of_image(image: &str) -> Self {
+        let server = Server::of_image_with_clock(image).await;
+        Self::Redis { server, now_ms: AtomicU64::new(ClockedServer::START_MS) }
+    }
+
     /// Every kind of store.
     pub(crate) async fn both() -> [Self; 2] {
         [Self::memory(), Self::redis().await]
@@ -44,6 +50,14 @@ impl Stage {
         match self {
             Self::Memory(_) => "memory",
             Self::Redis { .. } => "redis",
+        }
+    }
+
+    /// What it runs on.
+    pub(crate) fn engine(&self) -> &str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis { server, .. } => server.version(),
         }
     }
 
