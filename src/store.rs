@@ -7,6 +7,7 @@
 
 pub(crate) mod inspection;
 pub(crate) mod keyspace;
+pub(crate) mod member;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
@@ -291,7 +292,6 @@ pub(crate) enum Store {
 
 impl Store {
     /// Decides requests of one org in order. One round trip.
-    #[cfg(any(feature = "redis", feature = "testing"))]
     pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
         match self {
             Self::Memory(store) => store.acquire(org, requests),
@@ -301,7 +301,6 @@ impl Store {
     }
 
     /// Settles reservations of one org in order. One round trip.
-    #[cfg(any(feature = "redis", feature = "testing"))]
     pub(crate) async fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {
         match self {
             Self::Memory(store) => store.settle(org, requests),

@@ -20,7 +20,7 @@ use redis::FromRedisValue;
 use self::{
     connect::Connections,
     request::Packed,
-    script::{CONTROLS, Failure, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
+    script::{CONTROLS, Failure, GOVERN, INSPECT, MEMBER, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -28,6 +28,7 @@ use crate::{
         AcquireRequest, Answer, Governed, Lease, ReservationId, SettleRequest, Settled, StoredControls,
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, ORGS, OrgKeys, SlotsKey, SubjectKey},
+        member::{Beat, Membership},
     },
     telemetry,
 };
@@ -88,6 +89,12 @@ impl RedisStore {
         let packed = request::renew(&OrgKeys::new(org), leases, lease_ms);
         let reply = self.repeat_until_answered(&RENEW, &packed).await?;
         reply::renewed(&reply, leases.len())
+    }
+
+    pub(crate) async fn beat(&self, org: &str, beat: Beat) -> Result<Membership, Error> {
+        let packed = request::beat(&OrgKeys::new(org), &beat);
+        let reply = self.repeat_until_answered(&MEMBER, &packed).await?;
+        reply::membership(&reply)
     }
 
     pub(crate) async fn govern(&self, org: &str, change: &Governed) -> Result<bool, Error> {

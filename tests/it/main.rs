@@ -16,6 +16,7 @@ mod house;
 mod inspection;
 mod layers;
 mod leases;
+mod members;
 mod model;
 mod oracle;
 mod policy;
