@@ -8,6 +8,7 @@ mod cost;
 mod decision;
 mod dispatch;
 mod error;
+mod failure;
 mod lease;
 mod limit;
 mod limiter;
@@ -35,8 +36,9 @@ pub use crate::{
     clock::ManualClock,
     control::Control,
     cost::Cost,
-    decision::{Decision, Denial, LimitStatus, Reason, Retry},
+    decision::{Decision, Degraded, Denial, LimitStatus, Reason, Retry},
     error::{Error, ErrorKind},
+    failure::FailurePolicy,
     lease::Lease,
     limit::Limit,
     limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},

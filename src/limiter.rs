@@ -4,6 +4,7 @@
 
 mod acquire;
 mod builder;
+mod fallback;
 mod governing;
 mod look;
 mod policies;
@@ -20,6 +21,7 @@ use crate::{
     decision::{Decision, Denial},
     dispatch::{Dispatch, Unclaimed},
     error::{Error, ErrorKind},
+    failure::Failure,
     lease::Lease,
     permit::{Permit, Reservation},
     plan::Plan,
@@ -42,6 +44,7 @@ struct Core {
     dispatch: Arc<Dispatch>,
     policies: Policies,
     governing: Governing,
+    failure: Arc<Failure>,
     closed: std::sync::atomic::AtomicBool,
 }
 
@@ -264,9 +267,11 @@ impl Limiter {
         self.core.dispatch.store.reset(&asking.org, &ledgers).await
     }
 
-    /// Takes no more calls, and waits until commits and releases under way have reached the store.
+    /// Takes no more calls, and waits until commits and releases under way have reached the store, as has what was admitted without it, if
+    /// it answers. With [`FailurePolicy::Local`](crate::FailurePolicy::Local) the others share the limits without this process from then on.
     pub async fn shutdown(&self) {
         self.core.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.core.failure.leave().await;
         self.core.dispatch.drain().await;
     }
 
@@ -303,14 +308,15 @@ impl Asking<'_> {
         Unclaimed::new(&self.dispatch, &self.org, &self.plan, self.id)
     }
 
-    /// Asks the store. One round trip; three after the controls of the org have changed.
-    async fn decide(&mut self, max_wait_ms: u64) -> Result<Asked, Error> {
+    /// Asks the store; `None`: the controls of the org change too fast. One round trip; three after they have changed.
+    async fn ask_store(&mut self, max_wait_ms: u64) -> Result<Option<Asked>, Error> {
         for _ in 0..CHANGES_MAX {
             if self.plan.is_unlimited() {
-                return Ok(Asked::without_store(Outcome::Admitted(self.unlimited())));
+                return Ok(Some(Asked::without_store(Outcome::Admitted(self.unlimited()))));
             }
             let (unclaimed, sent_ms) = (self.unclaimed(), self.dispatch.clock.now_ms());
             let answer = self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await?;
+            self.limiter.core.failure.answered();
             if answer.verdict == Verdict::Stale {
                 // an answer before this one may have been lost: whatever it charged is given back
                 drop(unclaimed);
@@ -322,15 +328,15 @@ impl Asking<'_> {
                 && let Some(denial) = self.never().await?
             {
                 unclaimed.claim();
-                return Ok(Asked::without_store(Outcome::Denied(denial)));
+                return Ok(Some(Asked::without_store(Outcome::Denied(denial))));
             }
             let outcome = self.outcome(&answer, sent_ms, max_wait_ms)?;
             if matches!(outcome, Outcome::Admitted(_)) {
                 self.dispatch.list(&self.org, self.subject, &self.plan.policy());
             }
-            return Ok(Asked { outcome, answer: Some(answer), unclaimed: Some(unclaimed) });
+            return Ok(Some(Asked { outcome, answer: Some(answer), unclaimed: Some(unclaimed) }));
         }
-        Err(Error::new(ErrorKind::Unavailable, "the controls of the org change faster than a call can be planned"))
+        Ok(None)
     }
 
     fn request(&self, max_wait_ms: u64) -> AcquireRequest {
@@ -397,8 +403,11 @@ impl Asking<'_> {
             let beating = self.dispatch.leases.keep(&self.org, self.id, self.plan.slots(), sent_ms);
             Lease::new(&self.dispatch, &self.org, self.id, answer.token, beating)
         });
+        Permit::new(Some(self.reservation(made_at)), self.plan.cost().clone(), at, limits, lease)
+    }
+
+    fn reservation(&self, made_at: u64) -> Reservation {
         let (dispatch, org, plan) = (Arc::clone(&self.dispatch), Arc::clone(&self.org), Arc::clone(&self.plan));
-        let reservation = Reservation { dispatch, org, plan, id: self.id, made_at };
-        Permit::new(Some(reservation), self.plan.cost().clone(), at, limits, lease)
+        Reservation { dispatch, org, plan, id: self.id, made_at, posting: None }
     }
 }

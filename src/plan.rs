@@ -5,6 +5,7 @@
 
 mod answer;
 mod controlled;
+mod degraded;
 mod usage;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use crate::{
     clock::{Clock, ManualClock, millis},
     dispatch::Dispatch,
     error::Error,
+    failure::{Failure, FailurePolicy},
     limiter::{Core, Limiter, governing::Governing, policies::Policies},
     policy::{Policy, PolicySource},
     store::{Store, memory::MemoryStore},
@@ -29,6 +30,7 @@ pub struct LimiterBuilder {
     policy_ttl: Duration,
     batch_max: usize,
     lease: Duration,
+    failure_policy: FailurePolicy,
 }
 
 /// Where the policies come from.
@@ -70,6 +72,7 @@ impl LimiterBuilder {
             policy_ttl: POLICY_TTL,
             batch_max: BATCH_MAX,
             lease: LEASE,
+            failure_policy: FailurePolicy::Deny,
         }
     }
 
@@ -111,7 +114,7 @@ impl LimiterBuilder {
     }
 
     /// The longest a decision may take, repeats included, 1 ms to 60 s. Past it the call fails with
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Default: 250 ms.
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), or the [failure policy](Self::failure_policy) decides. Default: 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -125,8 +128,17 @@ impl LimiterBuilder {
 
     /// How long the slot of a call under way is kept for a process that gives no sign of life, 1 s to 10 min. A heartbeat renews it
     /// three times within that. Default: 15 s.
+    ///
+    /// With [`FailurePolicy::Local`] it is also how long this process counts among those that share an org's limits, without a sign of life:
+    /// all processes of an org should have the same.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
+        self
+    }
+
+    /// Who decides when Redis does not answer within the deadline. Default: [`FailurePolicy::Deny`], so that the call fails with an error.
+    pub fn failure_policy(mut self, policy: FailurePolicy) -> Self {
+        self.failure_policy = policy;
         self
     }
 
@@ -166,8 +178,10 @@ impl LimiterBuilder {
             Some(_) => return Err(Error::invalid("redis: this build has no Redis store; enable the feature `redis`")),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
+        let failure = Failure::new(self.failure_policy, &dispatch);
+        let governing = Governing::default();
         Ok(Limiter {
-            core: Arc::new(Core { dispatch, policies, governing: Governing::default(), closed: false.into() }),
+            core: Arc::new(Core { dispatch, policies, governing, failure, closed: false.into() }),
             class: PRIORITY.into(),
         })
     }

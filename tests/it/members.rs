@@ -1,9 +1,12 @@
 //! Who shares an org's limits while Redis is away: processes that give a sign of life, and when each of them is known to the others.
 
-use allotment::testing::{RAW_LEASE_MS, RawStore};
+use allotment::{
+    FailurePolicy,
+    testing::{RAW_LEASE_MS, RawStore},
+};
 use redis::AsyncCommands;
 
-use crate::support::{Stage, random_org, raw};
+use crate::support::{Behind, Stage, eventually, random_org, raw, shared};
 
 const A: [u8; 16] = [1; 16];
 const B: [u8; 16] = [2; 16];
@@ -74,5 +77,27 @@ async fn out_of_memory_a_member_stays_one() {
     for _ in 0..4 {
         stage.advance_ms(RAW_LEASE_MS - 1);
         assert_eq!(store.beat(&org, A, RAW_LEASE_MS, start).await.unwrap(), [start, 1, 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_limiter_is_a_member_of_the_orgs_it_asks_for_until_it_is_shut_down() {
+    let orgs = [random_org(), random_org()];
+    let mut conn = raw(shared().await).await;
+    let mut members = async |org: &str| conn.zcard::<_, u64>(format!("allot:1:{{{org}}}:p")).await.unwrap();
+    let policy = || allotment::Policy::new().limit(allotment::Limit::new("org").requests(10));
+    let (one, other) =
+        (Behind::new(policy(), FailurePolicy::Local).await, Behind::new(policy(), FailurePolicy::Local).await);
+    let denies = Behind::new(policy(), FailurePolicy::Deny).await;
+    for org in &orgs {
+        for process in [&one, &other, &denies] {
+            let _outcome =
+                process.limiter.try_acquire(&allotment::Subject::org(org.as_str()), allotment::Cost::new()).await;
+        }
+        eventually("both are members", async || (members(org).await == 2).then_some(())).await;
+    }
+    one.limiter.shutdown().await;
+    for org in &orgs {
+        assert_eq!(members(org).await, 1);
     }
 }

@@ -7,6 +7,7 @@
 mod clock;
 mod engine;
 mod keys;
+mod outage;
 mod proxy;
 mod server;
 mod simulation;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 pub(crate) use self::{
     keys::{Stored, dump_all},
+    outage::{Behind, eventually, held, share_is_known},
     proxy::{Fault, Proxy},
     server::{ClockedServer, Server, shared},
     simulation::{Group, Outcome, Scene, play},
