@@ -84,6 +84,31 @@ pub enum Reason {
     },
 }
 
+/// Which failure policy decided about a call because the store did not answer: see
+/// [`FailurePolicy`](crate::FailurePolicy).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Degraded {
+    /// `allow`: no limit was looked at, but for blocks and costs that can never be admitted.
+    Allow,
+    /// `local`: this process went by its share of each limit.
+    Local {
+        /// How many processes shared the limits of the org when the store answered last, this one included.
+        members: u64,
+    },
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow => f.write_str("decided without the store, by the failure policy `allow`"),
+            Self::Local { members } => {
+                write!(f, "decided without the store, by the failure policy `local`, one of {members}")
+            }
+        }
+    }
+}
+
 /// Why a call was not admitted, and when to come back. Nothing was charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -97,8 +122,12 @@ pub struct Denial {
     pub reason: Reason,
     /// When to come back.
     pub retry: Retry,
-    /// Where each limit stands, in policy order.
+    /// Where each limit stands, in policy order. Of a degraded denial, where this process stands with its share; nothing, if it did not
+    /// get that far.
     pub limits: Vec<LimitStatus>,
+    /// Which failure policy denied it, where the store did not answer. `retry` is then an estimate: the store may answer again sooner,
+    /// and decide otherwise.
+    pub degraded: Option<Degraded>,
 }
 
 impl Denial {
@@ -127,6 +156,16 @@ impl Denial {
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_reason(f)?;
+        match self.degraded {
+            Some(degraded) => write!(f, " ({degraded})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Denial {
+    fn fmt_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Reason::Blocked { because } = &self.reason {
             f.write_str("blocked by an operator")?;
             if let Some(because) = because {

@@ -9,6 +9,7 @@ mod decision;
 mod diagnosis;
 mod dispatch;
 mod error;
+mod failure;
 mod lease;
 mod limit;
 mod limiter;
@@ -36,9 +37,10 @@ pub use crate::{
     clock::ManualClock,
     control::Control,
     cost::Cost,
-    decision::{Decision, Denial, LimitStatus, Reason, Retry},
+    decision::{Decision, Degraded, Denial, LimitStatus, Reason, Retry},
     diagnosis::{Diagnosis, Finding, Severity},
     error::{Error, ErrorKind},
+    failure::FailurePolicy,
     lease::Lease,
     limit::Limit,
     limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},

@@ -4,6 +4,7 @@
 
 mod acquire;
 mod builder;
+mod fallback;
 mod governing;
 mod look;
 mod losses;
@@ -24,6 +25,7 @@ use crate::{
     decision::{Decision, Denial},
     dispatch::{Dispatch, Unclaimed},
     error::{Error, ErrorKind},
+    failure::Failure,
     lease::Lease,
     permit::{Permit, Reservation},
     plan::{Plan, StateLoss},
@@ -47,6 +49,7 @@ struct Core {
     policies: Policies,
     governing: Governing,
     state_loss: StateLoss,
+    failure: Arc<Failure>,
     closed: std::sync::atomic::AtomicBool,
 }
 
@@ -256,9 +259,11 @@ impl Limiter {
         self.core.dispatch.store.reset(&asking.org, &ledgers).await
     }
 
-    /// Takes no more calls, and waits until commits and releases under way have reached the store.
+    /// Takes no more calls, and waits until commits and releases under way have reached the store, as has what was admitted without it, if
+    /// it answers. With [`FailurePolicy::Local`](crate::FailurePolicy::Local) the others share the limits without this process from then on.
     pub async fn shutdown(&self) {
         self.core.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.core.failure.leave().await;
         self.core.dispatch.drain().await;
     }
 
@@ -295,15 +300,17 @@ impl Asking<'_> {
         Unclaimed::new(&self.dispatch, &self.org, &self.plan, self.id)
     }
 
-    /// Asks the store. One round trip; three after the controls of the org have changed; two or three while a loss of data holds calls back.
-    async fn decide(&mut self, max_wait_ms: u64) -> Result<Asked, Error> {
+    /// Asks the store; `None`: the controls of the org change too fast. One round trip; three after they have changed; two or three while a
+    /// loss of data holds calls back.
+    async fn ask_store(&mut self, max_wait_ms: u64) -> Result<Option<Asked>, Error> {
         let mut regrown = false;
         for _ in 0..CHANGES_MAX {
             if self.plan.is_unlimited() {
-                return Ok(Asked::without_store(Outcome::Admitted(self.unlimited())));
+                return Ok(Some(Asked::without_store(Outcome::Admitted(self.unlimited()))));
             }
             let (unclaimed, sent_ms) = (self.unclaimed(), self.dispatch.clock.now_ms());
             let answer = self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await?;
+            self.limiter.core.failure.answered();
             if matches!(answer.verdict, Verdict::Stale | Verdict::Lost) {
                 // an answer before this one may have been lost: whatever it charged is given back
                 drop(unclaimed);
@@ -323,7 +330,7 @@ impl Asking<'_> {
                 }
                 if let Some(denial) = self.impossible(&answer, max_wait_ms).await? {
                     unclaimed.claim();
-                    return Ok(Asked::without_store(Outcome::Denied(denial)));
+                    return Ok(Some(Asked::without_store(Outcome::Denied(denial))));
                 }
                 if has_grown {
                     unclaimed.claim();
@@ -335,9 +342,9 @@ impl Asking<'_> {
             if matches!(outcome, Outcome::Admitted(_)) {
                 self.dispatch.list(&self.org, self.subject, &self.plan.policy());
             }
-            return Ok(Asked { outcome, answer: Some(answer), unclaimed: Some(unclaimed) });
+            return Ok(Some(Asked { outcome, answer: Some(answer), unclaimed: Some(unclaimed) }));
         }
-        Err(Error::new(ErrorKind::Unavailable, "the controls of the org change faster than a call can be planned"))
+        Ok(None)
     }
 
     fn request(&self, max_wait_ms: u64) -> AcquireRequest {
@@ -401,8 +408,11 @@ impl Asking<'_> {
             let beating = self.dispatch.leases.keep(&self.org, self.id, self.plan.slots(), sent_ms);
             Lease::new(&self.dispatch, &self.org, self.id, answer.token, beating)
         });
+        Permit::new(Some(self.reservation(made_at)), self.plan.cost().clone(), at, limits, lease)
+    }
+
+    fn reservation(&self, made_at: u64) -> Reservation {
         let (dispatch, org, plan) = (Arc::clone(&self.dispatch), Arc::clone(&self.org), Arc::clone(&self.plan));
-        let reservation = Reservation { dispatch, org, plan, id: self.id, made_at };
-        Permit::new(Some(reservation), self.plan.cost().clone(), at, limits, lease)
+        Reservation { dispatch, org, plan, id: self.id, made_at, posting: None }
     }
 }

@@ -9,12 +9,13 @@ use tracing::Instrument;
 
 use crate::{
     cost::Cost,
-    decision::LimitStatus,
+    decision::{Degraded, LimitStatus},
     dispatch::Dispatch,
     error::{Error, ErrorKind},
+    failure::{LocalSlots, Posting, Settling},
     lease::{Lease, Watch},
     plan::Plan,
-    store::{ReservationId, Settled},
+    store::{ReservationId, SettleRequest, Settled},
     telemetry::{self, Verb},
 };
 
@@ -27,6 +28,9 @@ pub struct Permit {
     at_ms: u64,
     limits: Vec<LimitStatus>,
     lease: Option<Lease>,
+    degraded: Option<Degraded>,
+    /// Of an admission without the store.
+    _slots: Option<LocalSlots>,
 }
 
 /// What a permit needs to be settled.
@@ -37,6 +41,8 @@ pub(crate) struct Reservation {
     pub(crate) plan: Arc<Plan>,
     pub(crate) id: ReservationId,
     pub(crate) made_at: u64,
+    /// Of an admission without the store.
+    pub(crate) posting: Option<Arc<Posting>>,
 }
 
 impl Permit {
@@ -48,10 +54,27 @@ impl Permit {
         limits: Vec<LimitStatus>,
         lease: Option<Lease>,
     ) -> Self {
-        Self { reservation, cost, at_ms, limits, lease }
+        Self { reservation, cost, at_ms, limits, lease, degraded: None, _slots: None }
     }
 
-    /// The store's time of the admission, in milliseconds since the epoch; of a booking, the time of its place.
+    /// The same, of a call that was admitted without the store. Without a `posting` the store never learns of it.
+    pub(crate) fn degraded_by(mut self, degraded: Degraded, posting: Option<Arc<Posting>>) -> Self {
+        self.degraded = Some(degraded);
+        self._slots = posting.as_ref().map(|posting| LocalSlots(Arc::clone(posting)));
+        if let Some(reservation) = &mut self.reservation {
+            reservation.posting = posting;
+        }
+        self
+    }
+
+    /// Which failure policy admitted the call, where the store did not answer; `None` where the store decided.
+    #[must_use]
+    pub fn degraded(&self) -> Option<Degraded> {
+        self.degraded
+    }
+
+    /// The store's time of the admission, in milliseconds since the epoch; of a booking, the time of its place. Where the store did not
+    /// answer, the time of this process.
     #[must_use]
     pub fn at_ms(&self) -> u64 {
         self.at_ms
@@ -63,13 +86,14 @@ impl Permit {
         &self.cost
     }
 
-    /// Where each limit stood when the call was decided, in policy order.
+    /// Where each limit stood when the call was decided, in policy order. Where the store did not answer, where this process stood with its
+    /// share; nothing with [`FailurePolicy::Allow`](crate::FailurePolicy::Allow).
     #[must_use]
     pub fn limits(&self) -> &[LimitStatus] {
         &self.limits
     }
 
-    /// The slot that the call holds while it is under way; `None` where no limit is on `in_flight`.
+    /// The slot that the call holds while it is under way; `None` where no limit is on `in_flight`, or the store did not answer.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
@@ -78,7 +102,8 @@ impl Permit {
     /// Changes the charge to what was used, once. A resource that `actual` does not name keeps its estimate. One round trip.
     ///
     /// What was used above the estimate is owed: it may exceed a limit, and admits nothing until it has left the window. A commit after
-    /// a window has passed changes nothing in it.
+    /// a window has passed changes nothing in it. A call that was admitted without the store, and of which it does not know yet, is settled
+    /// here at once: the store is told later.
     ///
     /// # Errors
     ///
@@ -115,6 +140,8 @@ impl Permit {
             at_ms: self.at_ms,
             limits: Vec::new(),
             lease: None,
+            degraded: self.degraded,
+            _slots: None,
         }
     }
 
@@ -125,8 +152,17 @@ impl Permit {
 
     async fn settle(&mut self, actual: Option<&Cost>) -> Result<(), Error> {
         let Some(reservation) = &self.reservation else { return Ok(()) };
-        let mut request = reservation.plan.settle_request(reservation.id, Some(reservation.made_at), actual);
-        request.checks_leases = self.lease.is_some();
+        let request = match reservation.posting.as_ref().map(|posting| posting.settle(actual)) {
+            None => {
+                let request = reservation.plan.settle_request(reservation.id, Some(reservation.made_at), actual);
+                SettleRequest { checks_leases: self.lease.is_some(), ..request }
+            }
+            Some(Settling::InStore(request)) => request,
+            Some(Settling::Here) => {
+                telemetry::settled(if actual.is_some() { "commit" } else { "release" });
+                return Ok(());
+            }
+        };
         let settled = reservation.dispatch.settle(&reservation.org, request).await;
         if let (Some(lease), Ok(_)) = (&mut self.lease, &settled) {
             lease.end();

@@ -5,6 +5,7 @@
 
 mod answer;
 mod controlled;
+mod degraded;
 mod growth;
 mod usage;
 

@@ -8,6 +8,7 @@
 pub(crate) mod inspection;
 pub(crate) mod keyspace;
 pub(crate) mod loss;
+pub(crate) mod member;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
@@ -308,7 +309,6 @@ pub(crate) enum Store {
 
 impl Store {
     /// Decides requests of one org in order. One round trip.
-    #[cfg(any(feature = "redis", feature = "testing"))]
     pub(crate) async fn acquire(&self, org: &str, requests: &[AcquireRequest]) -> Vec<Result<Answer, Error>> {
         match self {
             Self::Memory(store) => store.acquire(org, requests),
@@ -328,7 +328,6 @@ impl Store {
     }
 
     /// Settles reservations of one org in order. One round trip.
-    #[cfg(any(feature = "redis", feature = "testing"))]
     pub(crate) async fn settle(&self, org: &str, requests: &[SettleRequest]) -> Vec<Result<Settled, Error>> {
         match self {
             Self::Memory(store) => store.settle(org, requests),

@@ -26,6 +26,13 @@ const STORE_EVICTIONS: &str = "allotment_store_evictions_total";
 #[cfg(feature = "redis")]
 const STATE_LOSSES: &str = "allotment_state_losses_total";
 
+/// Decisions that a failure policy made, by `policy` (`allow`, `local`) and `outcome` (`admitted`, `denied`). They count among
+/// [`DECISIONS`] as well. A counter.
+const DEGRADED: &str = "allotment_degraded_decisions_total";
+/// What became of admissions without the store, by `outcome`: charged when it answered again (`posted`), not worth it, as their windows had
+/// passed (`expired`), refused by the store (`refused`), or more than are remembered (`forgotten`). A counter.
+const POSTINGS: &str = "allotment_postings_total";
+
 /// The span of a public verb. `outcome` and `limit` are recorded when it ends.
 pub(crate) fn verb_span(verb: Verb) -> Span {
     match verb {
@@ -136,4 +143,27 @@ pub(crate) fn store_memory(server: &str, short: bool, used: u64, max: u64) {
     } else {
         tracing::info!(server, used, max, "the store has memory again");
     }
+}
+
+/// The store failed, and the failure policy decides. Logged once per change.
+pub(crate) fn degraded(policy: &'static str, error: &Error) {
+    tracing::warn!(policy, kind = ?error.kind(), %error, "the failure policy decides");
+}
+
+/// The store decides again, and knows of what was admitted without it. Logged once per change.
+pub(crate) fn recovered(policy: &'static str, decisions: u64, posted: u64) {
+    tracing::info!(policy, decisions, posted, "the store decides again");
+}
+
+pub(crate) fn degraded_decision(policy: &'static str, outcome: &'static str) {
+    metrics::counter!(DEGRADED, "policy" => policy, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn posting(outcome: &'static str) {
+    metrics::counter!(POSTINGS, "outcome" => outcome).increment(1);
+}
+
+/// The limiter is shut down, and the store may never learn of so many admissions.
+pub(crate) fn unposted(count: usize, error: &Error) {
+    tracing::warn!(count, kind = ?error.kind(), "admissions are not charged: the store does not answer");
 }

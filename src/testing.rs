@@ -12,6 +12,7 @@ use crate::{
         Settled, SettledLedger, Store, Verdict,
         inspection::{Contents, InspectRequest},
         keyspace::{LedgerKey, SlotsKey},
+        member::{Beat, Membership},
         memory::MemoryStore,
     },
 };
@@ -247,6 +248,17 @@ impl RawStore {
     pub async fn renew(&self, org: &str, leases: &[(Option<String>, [u8; 16])]) -> Result<Vec<bool>, Error> {
         let lease = |(user, id): &(Option<String>, [u8; 16])| Lease { slots: slots_key(user), id: ReservationId(*id) };
         self.0.renew(org, &leases.iter().map(lease).collect::<Vec<_>>(), RAW_LEASE_MS).await
+    }
+
+    /// A sign of life of a member that joined at this time, or does now (0), or its leave (a lease of 0). Answers when it joined, how many
+    /// members there are, and how many have given no sign since.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn beat(&self, org: &str, id: [u8; 16], lease_ms: u64, joined_at: u64) -> Result<[u64; 3], Error> {
+        let Membership { joined_at, members, unaware } = self.0.beat(org, Beat { id, lease_ms, joined_at }).await?;
+        Ok([joined_at, members, unaware])
     }
 
     /// Sets a control, or removes it; says whether anything changed.

@@ -17,9 +17,10 @@ use crate::{
     calendar::PARTS,
     clock::{Clock, millis, wait_until},
     cost::Cost,
-    decision::Retry,
+    decision::{Reason, Retry},
     dispatch::{PACE_MS_MIN, Unclaimed},
     error::Error,
+    failure::RETRY,
     limiter::{Asked, Asking, CHANGES_MAX, Limiter, Outcome},
     permit::Permit,
     store::{Answer, Verdict},
@@ -95,6 +96,14 @@ impl Acquire {
                     }
                     match denial.retry {
                         Retry::AskAgainAfter(pause) if millis(pause) <= max_wait_ms => clock.sleep(pause).await,
+                        // without the store no place is promised; soon it may answer, and is asked first
+                        Retry::Estimate(pause)
+                            if denial.degraded.is_some()
+                                && may_change(&denial.reason)
+                                && millis(pause) <= max_wait_ms =>
+                        {
+                            clock.sleep(pause.min(RETRY)).await;
+                        }
                         _ => return Err(denial.into()),
                     }
                 }
@@ -236,6 +245,11 @@ impl Waiting {
         }
         Ok(())
     }
+}
+
+/// Whether a denial without the store is one that waiting mends.
+fn may_change(reason: &Reason) -> bool {
+    !matches!(reason, Reason::Blocked { .. })
 }
 
 /// What came of starting on a place.

@@ -8,6 +8,7 @@ use crate::{
     clock::{Clock, ManualClock, millis},
     dispatch::Dispatch,
     error::Error,
+    failure::{Failure, FailurePolicy},
     limiter::{Core, Limiter, governing::Governing, policies::Policies},
     plan::StateLoss,
     policy::{Policy, PolicySource},
@@ -32,6 +33,7 @@ pub struct LimiterBuilder {
     batch_max: usize,
     lease: Duration,
     state_loss: StateLoss,
+    failure_policy: FailurePolicy,
 }
 
 /// Where the ledgers are.
@@ -84,6 +86,7 @@ impl LimiterBuilder {
             batch_max: BATCH_MAX,
             lease: LEASE,
             state_loss: StateLoss::default(),
+            failure_policy: FailurePolicy::Deny,
         }
     }
 
@@ -151,7 +154,7 @@ impl LimiterBuilder {
     }
 
     /// The longest a decision may take, repeats included, 1 ms to 60 s. Past it the call fails with
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Default: 250 ms.
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), or the [failure policy](Self::failure_policy) decides. Default: 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -165,6 +168,9 @@ impl LimiterBuilder {
 
     /// How long the slot of a call under way is kept for a process that gives no sign of life, 1 s to 10 min. A heartbeat renews it
     /// three times within that. Default: 15 s.
+    ///
+    /// With [`FailurePolicy::Local`] it is also how long this process counts among those that share an org's limits, without a sign of life:
+    /// all processes of an org should have the same.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -177,6 +183,12 @@ impl LimiterBuilder {
     /// The embedded store loses nothing.
     pub fn state_loss(mut self, state_loss: StateLoss) -> Self {
         self.state_loss = state_loss;
+        self
+    }
+
+    /// Who decides when Redis does not answer within the deadline. Default: [`FailurePolicy::Deny`], so that the call fails with an error.
+    pub fn failure_policy(mut self, policy: FailurePolicy) -> Self {
+        self.failure_policy = policy;
         self
     }
 
@@ -222,12 +234,15 @@ impl LimiterBuilder {
             Ledgers::Pool(pool) => in_redis(RedisStore::pooled(pool, self.deadline)),
         };
         let dispatch = Dispatch::new(store, clock, self.batch_max, millis(self.lease));
+        let failure = Failure::new(self.failure_policy, &dispatch);
+        let governing = Governing::default();
         Ok(Limiter {
             core: Arc::new(Core {
                 dispatch,
                 policies,
-                governing: Governing::default(),
+                governing,
                 state_loss: self.state_loss,
+                failure,
                 closed: false.into(),
             }),
             class: PRIORITY.into(),

@@ -13,7 +13,9 @@ use crate::{
     limit::Limit,
     plan::Plan,
     policy::Policy,
-    store::{Governed, Lease, Notes, ReservationId, Store, Verdict, inspection::Owner, keyspace::SubjectKey},
+    store::{
+        Governed, Lease, Notes, ReservationId, Store, Verdict, inspection::Owner, keyspace::SubjectKey, member::Beat,
+    },
     subject::Subject,
 };
 
@@ -57,6 +59,10 @@ pub(super) async fn self_test(store: &Store, org: &str) -> Result<(), (&'static 
     }
     store.note(org, &[SubjectKey::new([("user", "user")])], LISTED_MS).await.map_err(failed("note"))?;
     store.subjects(org).await.map_err(failed("subjects"))?;
+    for lease_ms in [LEASE_MS, 0] {
+        let beat = Beat { id: new_id().0, lease_ms, joined_at: 0 };
+        store.beat(org, beat).await.map_err(failed("member"))?;
+    }
     store.reset(org, &plan.ledger_keys()).await.map_err(failed("control"))
 }
 

@@ -101,7 +101,7 @@ impl Plan {
     /// The denial of a cost that exceeds a limit.
     pub(crate) fn denial_for_ever(&self, never: Never, limits: Vec<LimitStatus>) -> Denial {
         let Never { limit, resource, over_by } = never;
-        Denial { limit, resource, reason: Reason::Limit, retry: Retry::Never { over_by }, limits }
+        Denial { limit, resource, reason: Reason::Limit, retry: Retry::Never { over_by }, limits, degraded: None }
     }
 
     /// The denial of a call for which no slot is free; the next lease expires at `at`.
@@ -113,7 +113,7 @@ impl Plan {
         let bound = self.slot_checks.iter().find(binds);
         let limit = bound.map_or_else(Arc::default, |check| Arc::clone(&self.policy.in_flight[check.limit].name));
         let limits = self.statuses(answer);
-        Denial { limit, resource: Resource::InFlight, reason: Reason::InFlight, retry, limits }
+        Denial { limit, resource: Resource::InFlight, reason: Reason::InFlight, retry, limits, degraded: None }
     }
 
     /// The denial of a cost that fits at `at`, set by the ledger `setter`.
@@ -175,7 +175,7 @@ impl Plan {
             Retry::Estimate(wait)
         };
         let (limit, resource, limits) = (Arc::clone(held.limit), held.resource.clone(), self.statuses(answer));
-        Denial { limit, resource, reason: Reason::StateLost, retry, limits }
+        Denial { limit, resource, reason: Reason::StateLost, retry, limits, degraded: None }
     }
 
     /// Of the rules that do not fit a millisecond before the earliest time, the first in the policy; where several bind one resource of
@@ -195,12 +195,26 @@ impl Plan {
             self.blocked.as_ref().map(|blocked| (blocked.because.clone(), blocked.until)).unwrap_or_default();
         let retry = until.map_or(Retry::Never { over_by: 0 }, |until| Retry::Estimate(wait_until(until, now)));
         let reason = Reason::Blocked { because };
-        Denial { limit: "block".into(), resource: Resource::Requests, reason, retry, limits: Vec::new() }
+        Denial {
+            limit: "block".into(),
+            resource: Resource::Requests,
+            reason,
+            retry,
+            limits: Vec::new(),
+            degraded: None,
+        }
     }
 
     fn denial(&self, rule: usize, retry: Retry, limits: Vec<LimitStatus>) -> Denial {
         let rule = &self.policy.rules[rule];
-        Denial { limit: Arc::clone(&rule.name), resource: rule.resource.clone(), reason: Reason::Limit, retry, limits }
+        Denial {
+            limit: Arc::clone(&rule.name),
+            resource: rule.resource.clone(),
+            reason: Reason::Limit,
+            retry,
+            limits,
+            degraded: None,
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! allot:1:{<org>}:a                              who decided what, when
 //! allot:1:{<org>}:r:<second>                     records of reservations that no ledger carries, by the second of their id
 //! allot:1:{<org>}:u                              subjects that were admitted lately
+//! allot:1:{<org>}:p                              processes that share the limits while Redis is away
 //! allot:1:orgs                                   orgs that were
 //! ```
 
@@ -152,6 +153,10 @@ impl OrgKeys {
 
     pub(crate) fn subjects(&self) -> String {
         format!("{}u", self.prefix)
+    }
+
+    pub(crate) fn members(&self) -> String {
+        format!("{}p", self.prefix)
     }
 
     /// Where the record of `id` lives when no ledger carries it. An id begins with its client's time in milliseconds.

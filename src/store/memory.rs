@@ -119,18 +119,31 @@ impl MemoryStore {
         org.map_or_else(|| StoredControls { now, ..StoredControls::default() }, |org| org.book.stored(now, entries))
     }
 
+    /// Drops what has expired, if that has not been done lately: for a store that is seldom used.
+    pub(crate) fn sweep(&self) {
+        let mut orgs = self.orgs.lock();
+        let now = self.clock.now_ms();
+        orgs.sweep(now);
+    }
+
     /// The time is read under the lock: a decision by an earlier time than one before it would miss what that one let expire.
     fn with_org<T>(&self, name: &str, step: impl FnOnce(&mut Org, u64) -> T) -> T {
         let mut orgs = self.orgs.lock();
         let now = self.clock.now_ms();
-        if now >= orgs.swept_at + SWEEP_MS {
-            orgs.swept_at = now;
-            orgs.by_name.retain(|_, org| org.sweep(now));
-        }
+        orgs.sweep(now);
         if let Some(org) = orgs.by_name.get_mut(name) {
             return step(org, now);
         }
         step(orgs.by_name.entry(name.into()).or_default(), now)
+    }
+}
+
+impl Orgs {
+    fn sweep(&mut self, now: u64) {
+        if now >= self.swept_at + SWEEP_MS {
+            self.swept_at = now;
+            self.by_name.retain(|_, org| org.sweep(now));
+        }
     }
 }
 

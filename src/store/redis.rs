@@ -34,7 +34,7 @@ use self::{
     memory::Watch,
     question::Question,
     request::Packed,
-    script::{CONTROLS, GOVERN, INSPECT, NOTE, OPEN, RENEW, Script, Scripts},
+    script::{CONTROLS, GOVERN, INSPECT, MEMBER, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
     clock::millis,
@@ -44,6 +44,7 @@ use crate::{
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, ORGS, OrgKeys, SlotsKey, SubjectKey},
         loss::Loss,
+        member::{Beat, Membership},
     },
 };
 
@@ -160,6 +161,12 @@ impl RedisStore {
         let packed = request::renew(&OrgKeys::new(org), leases, lease_ms);
         let reply = self.ask(&RENEW, &packed).await?;
         reply::renewed(&reply, leases.len())
+    }
+
+    pub(crate) async fn beat(&self, org: &str, beat: Beat) -> Result<Membership, Error> {
+        let packed = request::beat(&OrgKeys::new(org), &beat);
+        let reply = self.ask(&MEMBER, &packed).await?;
+        reply::membership(&reply)
     }
 
     pub(crate) async fn govern(&self, org: &str, change: &Governed) -> Result<bool, Error> {

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
 use allotment::{
-    Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Denial, Error, ErrorKind,
-    Explanation, Inspection, Lease, Limit, LimitStatus, LimitUse, Limiter, LimiterBuilder, ManualClock,
+    Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Degraded, Denial, Error, ErrorKind,
+    Explanation, FailurePolicy, Inspection, Lease, Limit, LimitStatus, LimitUse, Limiter, LimiterBuilder, ManualClock,
     OpenReservation, Outcome, PartUse, Permit, Policy, PolicySource, Preset, Reason, Resource, Retry, RunError,
     StateLoss, Subject, UserUse,
 };
@@ -256,6 +256,20 @@ async fn a_policy_source_gives_each_org_its_own() {
     limiter.forget_policy("acme").await;
     let unknown = limiter.try_acquire(&Subject::org("other"), Cost::new()).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_failure_policy_decides_when_redis_is_gone() {
+    assert_eq!((FailurePolicy::default(), "allow".parse().unwrap()), (FailurePolicy::Deny, FailurePolicy::Allow));
+    assert_eq!(FailurePolicy::Local.to_string(), "local");
+    assert_eq!("open".parse::<FailurePolicy>().unwrap_err().kind(), ErrorKind::Invalid);
+    let builder =
+        Limiter::builder().redis("redis://127.0.0.1:1/").policy(policy(1)).deadline(Duration::from_millis(20));
+    let limiter = builder.failure_policy(FailurePolicy::Allow).build().unwrap();
+    let permit = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap();
+    assert_eq!(permit.degraded(), Some(Degraded::Allow));
+    let Outcome::Denied(never) = limiter.try_acquire(&alice(), Cost::images(2)).await.unwrap() else { panic!() };
+    assert_ne!(never.degraded, Some(Degraded::Local { members: 1 }));
 }
 
 #[test]

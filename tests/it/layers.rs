@@ -18,7 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &["store"],
     &["plan"],
     &["dispatch"],
-    &["lease"],
+    &["lease", "failure"],
     &["permit"],
     &["limiter"],
     &["admin"],

@@ -1,6 +1,7 @@
 //! What the tests stand on: the fixtures that every package shares, stores whose time is in the test's hand, users in
 //! simulated time.
 
+mod outage;
 mod simulation;
 mod stage;
 
@@ -9,6 +10,7 @@ pub(crate) use allotment_fixtures::{
 };
 
 pub(crate) use self::{
+    outage::{Behind, eventually, held, share_is_known},
     simulation::{Group, Outcome, Scene, play},
     stage::Stage,
 };

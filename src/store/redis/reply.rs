@@ -4,7 +4,8 @@ use crate::{
     calendar::fair::Standing,
     error::{Error, ErrorKind},
     store::{
-        AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict, redis::continuity::Epoch,
+        AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict, member::Membership,
+        redis::continuity::Epoch,
     },
 };
 
@@ -139,6 +140,11 @@ pub(crate) fn controls(bytes: &[u8]) -> Result<StoredControls, Error> {
 pub(crate) fn renewed(bytes: &[u8], leases: usize) -> Result<Vec<bool>, Error> {
     let mut reader = Reader(bytes);
     (0..leases).map(|_| Ok(reader.number(1)? > 0)).collect()
+}
+
+pub(crate) fn membership(bytes: &[u8]) -> Result<Membership, Error> {
+    let mut reader = Reader(bytes);
+    Ok(Membership { joined_at: reader.number(6)?, members: reader.number(4)?, unaware: reader.number(4)? })
 }
 
 fn unreadable(message: &str) -> Error {

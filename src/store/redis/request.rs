@@ -10,6 +10,7 @@ use crate::{
         AcquireRequest, Ending, FairAsk, Governed, Lease, Notes, ReservationId, SettleRequest,
         inspection::{InspectRequest, Owner},
         keyspace::{LedgerKey, OrgKeys, SlotsKey},
+        member::Beat,
         redis::continuity::Known,
     },
 };
@@ -166,6 +167,14 @@ pub(crate) fn renew(org: &OrgKeys, leases: &[Lease], lease_ms: u64) -> Packed {
     }
     let keys = std::iter::once(org.head()).chain(sets.into_iter().map(|key| org.slots(key))).collect();
     Packed { keys, arguments: vec![argument] }
+}
+
+pub(crate) fn beat(org: &OrgKeys, beat: &Beat) -> Packed {
+    let mut argument = Vec::with_capacity(26);
+    put(&mut argument, beat.lease_ms, 4);
+    put(&mut argument, beat.joined_at, 6);
+    argument.extend(beat.id);
+    Packed { keys: vec![org.head(), org.members()], arguments: vec![argument] }
 }
 
 pub(crate) fn govern(org: &OrgKeys, change: &Governed) -> Packed {

@@ -60,6 +60,7 @@ pub(crate) static INSPECT: Script = script!("lib/clock.lua", "inspect.lua");
 pub(crate) static GOVERN: Script = script!("lib/clock.lua", "govern.lua");
 pub(crate) static CONTROLS: Script = script!("lib/clock.lua", "controls.lua");
 pub(crate) static RENEW: Script = script!("lib/clock.lua", "renew.lua");
+pub(crate) static MEMBER: Script = script!("lib/clock.lua", "member.lua");
 pub(crate) static OPEN: Script = script!("lib/clock.lua", "open.lua");
 pub(crate) static NOTE: Script = script!("note.lua");
 
@@ -75,6 +76,7 @@ pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static Script)> {
         ("renew", &RENEW),
         ("open", &OPEN),
         ("note", &NOTE),
+        ("member", &MEMBER),
     ]
     .into_iter()
 }
