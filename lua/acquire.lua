@@ -20,19 +20,21 @@
 --                               (places among the ledgers asked), amount I6, weight I2, limit I6, notes I1 (1: the pool notes a heavy
 --                               user; 2: any user), length I2 and what is noted (the weight, highest byte first, and id of the user;
 --                               nothing where nobody is)
---       2            known      packed   the life of the data that the caller has seen: its epoch I6 and I2 (0, 0: none), and until when its
---                               head is alive I6 (0: nothing is missed; with no epoch, 2^48 - 1: it asks for a loss that others have
---                               noticed); the caller's own mark I2
--- RETURNS packed: now I6, when the head expires I6, epoch I6 and I2 (0, 0, 0: there is no head), state I1: 1 this life of the data began after
---       a loss, 2 it is not the one that the caller has seen (nothing was decided, and nothing follows), 4 the caller's mark is on it; added
---       up; per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1; 0: none);
+--                               at the end the caller's mark, c2: it tells who has noticed a loss
+--       2            known      packed   of the head that the caller has seen: when it expires I6, epoch c8. 0 and 0: it has seen none; 2^48 - 1
+--                               and 0: and asks whether data were lost
+-- RETURNS packed: now I6, state I1: 8 the head is as known; else what is added up of 1 this life of the data began after a loss, 2 it is not
+--       the one that the caller has seen (nothing was decided), 4 the caller's mark is on it; and then of the head: when it expires I6, epoch
+--       c8 (0 and 0: there is none). Nothing follows a 2. Else per request: code I1, at I6, setter I1 (a place among the ledgers asked, from 1;
+--       0: none);
 --       then per ledger asked: short I1 (resources that do not fit 1 ms before `at`: 1, 2, 4 added up), three sums in the window I7, last I6;
 --       then per pool asked: heavy I1, share I6 (0 where nothing was decided: codes 3 to 6 and 8, and an id that was known)
 --       then, if sets were asked: fencing token I7 (0: no slot was taken), and per set the live leases I4
 --       code 1 charged at `at` (now; later: a booking; earlier: the id was known), 2 denied (it fits at `at`), 3 released before,
 --       4 the id has another cost, 5 a key holds something else, 6 an amount out of range, 7 no slot is free in set `setter` of those
 --       asked (a lease expires at `at`), 8 the controls are others; 3 to 8 change nothing
--- COST  1 TIME, 1 GET, 1 SET where a loss is marked, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again for what no summary can answer
+-- COST  1 TIME, 1 GET, 1 SET where a loss is marked, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again
+--       for what no summary can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   cost <= limit (a caller whose cost is above it asks as if blocked, and says `never`)
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
@@ -60,14 +62,20 @@ end
 -- the first part of the answer is the time
 answers_now, replied = true, 1
 
-do
-  -- The caller has seen another life of the data, whose head cannot have expired: data are lost. The first to say so marks the new life.
-  local known_at, known_salt, known_until, mark = read('<I6I2I6I2', ARGV[2])
-  if now < known_until and (known_at ~= born_at or known_salt ~= salt) and (known_at > 0 or flags >= AFTER_LOSS) then
+if head and find(head, ARGV[2], 13, true) == 13 then
+  -- the head is the one that the caller has seen
+  life = 8
+else
+  local known_until, known_at = read('<I6I6', ARGV[2])
+  local is_same = head and find(head, sub(ARGV[2], 7), 19, true) == 19
+  if now < known_until and not is_same and (known_at > 0 or flags >= AFTER_LOSS) then
+    -- It has seen another life of the data, whose head cannot have expired: data are lost. The first to say so marks the new life.
+    local mark = sub(args, -2)
     if flags < AFTER_LOSS then
-      born_at, salt, flags = now, mark, flags + AFTER_LOSS
+      epoch, flags = pack('<I6', now) .. mark, flags + AFTER_LOSS
     end
-    answered, life = requests, known_at > 0 and salt == mark and 6 or 2
+    local is_mine = known_at > 0 and (epoch or sub(head, 25, 26) == mark)
+    answered, life = requests, is_mine and 6 or 2
   end
 end
 

@@ -121,16 +121,19 @@ if recorded then
 end
 -- The head is written when it is new, when a loss is marked, when the clock had to be held (whoever looks next must know by how much), and
 -- else at most once a second.
-if last_place > 0 and (now - head_seen_at >= 1000 or head_expires_at < last_place + longest) or offset ~= head_offset or life == 6 then
+if last_place > 0 and (now - head_seen_at >= 1000 or head_expires_at < last_place + longest) or offset ~= head_offset or epoch then
   head_expires_at = math.max(head_expires_at, math.ceil(math.max(now, last_place) + math.max(longest * 1.25, 75000)))
-  if born_at == 0 then
-    -- a new life of the data: of two that begin at one time, the random part of the first id tells one from the other
-    born_at, salt = now, requests > 0 and read('<I2', args, first_request + 10) or time[2] % 65536
-  end
-  call('SET', keys[1], pack(HEAD, offset, now, head_expires_at, born_at, salt, flags, VERSION), 'PX',
-    format('%.0f', head_expires_at - now))
+  -- a new life of the data: of two that begin at one time, the random part of the first id tells one from the other
+  epoch = epoch or head and sub(head, 19, 26)
+    or pack('<I6I2', now, requests > 0 and read('<I2', args, first_request + 10) or time[2] % 65536)
+  head = pack(HEAD, offset, now, head_expires_at, epoch, flags, VERSION)
+  call('SET', keys[1], head, 'PX', format('%.0f', head_expires_at - now))
 end
 if answers_now then
-  answers[1] = pack('<I6I6I6I2B', now, head_expires_at, born_at, salt, flags >= AFTER_LOSS and life + 1 or life)
+  answers[1] = pack('<I6B', now, life)
+  if life ~= 8 or epoch then
+    life = life % 8
+    answers[1] = pack('<I6B', now, flags >= AFTER_LOSS and life + 1 or life) .. (head and sub(head, 13, 26) or rep('\0', 14))
+  end
 end
 return table.concat(answers)

@@ -172,7 +172,7 @@ mod tests {
         let policy = Policy::new().limit(window("minute", 50, 60)).limit(window("hour", 90, 3_600));
         let (policy, subject) = (Arc::new(policy.compile().unwrap()), Subject::org("acme"));
         let plan =
-            Plan::new(policy, &subject, Cost::images(10), "interactive", &Arc::new(Controls::default())).unwrap();
+            Plan::new(policy, &subject, Cost::images(10), "interactive", &Arc::new(Controls::default()), None).unwrap();
         Posting::new(&"acme".into(), &Arc::new(plan), ReservationId::new(Owner::of(None)), None, 1_000_000)
     }
 

@@ -269,7 +269,7 @@ mod tests {
         let postings = Postings::new(store, Clock::Manual(clock.clone()), health);
         let policy = Arc::new(Policy::new().limit(Limit::new("org").requests(9)).compile().unwrap());
         let (subject, controls) = (Subject::org("acme"), Arc::new(Controls::default()));
-        let plan = Arc::new(Plan::new(policy, &subject, Cost::new(), "interactive", &controls).unwrap());
+        let plan = Arc::new(Plan::new(policy, &subject, Cost::new(), "interactive", &controls, None).unwrap());
         let remember = || {
             let id = ReservationId::new(Owner::of(None));
             postings.remember(Posting::new(&"acme".into(), &plan, id, None, clock.now_ms()))

@@ -89,7 +89,8 @@ mod tests {
 
     fn plan(policy: Policy, cost: Cost, class: &str) -> Plan {
         let subject = Subject::org("acme").user("alice");
-        Plan::new(Arc::new(policy.compile().unwrap()), &subject, cost, class, &Arc::new(Controls::default())).unwrap()
+        Plan::new(Arc::new(policy.compile().unwrap()), &subject, cost, class, &Arc::new(Controls::default()), None)
+            .unwrap()
     }
 
     fn bounds(plan: &Plan) -> Vec<u64> {

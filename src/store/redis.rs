@@ -139,7 +139,7 @@ impl RedisStore {
         let packed = request::acquire(&OrgKeys::new(org), requests, known);
         let reply = self.ask(self.scripts.acquire, &packed).await;
         each(reply, requests.len(), |bytes| {
-            let (life, answers) = reply::acquired(bytes, requests)?;
+            let (life, answers) = reply::acquired(bytes, requests, known)?;
             if let Some(continuity) = &self.continuity {
                 continuity.learn(org, known, &life);
             }

@@ -13,6 +13,7 @@ const TEXTS: &[&str] = &[
     "key",
     "id",
     "raw",
+    "head",
     "value",
     "record",
     "sums",

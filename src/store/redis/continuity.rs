@@ -33,6 +33,8 @@ pub(super) struct Known {
     pub(super) epoch: Epoch,
     /// Until when its head is alive, by the org's time.
     pub(super) alive_until: u64,
+    /// It began after a loss.
+    pub(super) after_loss: bool,
     /// Of this process: who marks a loss.
     pub(super) mark: u64,
     /// The loss that limits must go by, as far as one is known: see [`Loss::at`].
@@ -101,6 +103,7 @@ impl Continuity {
         Known {
             epoch: seen.map(|seen| seen.epoch).unwrap_or_default(),
             alive_until: seen.map_or(unseen, |seen| seen.alive_until),
+            after_loss: seen.is_some_and(|seen| seen.after_loss),
             mark: self.mark,
             lost_at: seen.and_then(|seen| seen.loss()).filter(|_| self.minds).map(|loss| loss.at),
             sent_ms,

@@ -4,8 +4,9 @@ use crate::{
     calendar::fair::Standing,
     error::{Error, ErrorKind},
     store::{
-        AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict, member::Membership,
-        redis::continuity::Epoch,
+        AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict,
+        member::Membership,
+        redis::continuity::{Epoch, Known},
     },
 };
 
@@ -54,14 +55,21 @@ pub(super) struct Life {
     pub(super) marked: bool,
 }
 
+/// The head is the one that the call was made for.
+const AS_KNOWN: u64 = 8;
+
 /// The answers, and what they say of the life of the data.
 type Acquired = (Life, Vec<Result<Answer, Error>>);
 
-pub(super) fn acquired(bytes: &[u8], requests: &[AcquireRequest]) -> Result<Acquired, Error> {
+pub(super) fn acquired(bytes: &[u8], requests: &[AcquireRequest], known: &Known) -> Result<Acquired, Error> {
     let mut reader = Reader(bytes);
-    let (now, alive_until) = (reader.number(6)?, reader.number(6)?);
-    let (epoch, state) = (Epoch { born_at: reader.number(6)?, salt: reader.number(2)? }, reader.number(1)?);
-    let life = Life { now, alive_until, epoch, after_loss: state & 1 > 0, lost: state & 2 > 0, marked: state & 4 > 0 };
+    let (now, state) = (reader.number(6)?, reader.number(1)?);
+    let (alive_until, epoch, after_loss) = if state == AS_KNOWN {
+        (known.alive_until, known.epoch, known.after_loss)
+    } else {
+        (reader.number(6)?, Epoch { born_at: reader.number(6)?, salt: reader.number(2)? }, state & 1 > 0)
+    };
+    let life = Life { now, alive_until, epoch, after_loss, lost: state & 2 > 0, marked: state & 4 > 0 };
     let answers = if life.lost {
         requests.iter().map(|_| Ok(Answer::lost(now))).collect()
     } else {

@@ -104,13 +104,13 @@ pub(super) fn acquire(org: &OrgKeys, requests: &[AcquireRequest], known: &Known)
             bytes.extend(member);
         }
     }
+    put(&mut bytes, known.mark, 2);
     let mut packed = keys.packed(org, bytes);
-    let mut life = Vec::with_capacity(16);
-    put(&mut life, known.epoch.born_at, 6);
-    put(&mut life, known.epoch.salt, 2);
-    put(&mut life, known.alive_until, 6);
-    put(&mut life, known.mark, 2);
-    packed.arguments.push(life);
+    let mut head = Vec::with_capacity(14);
+    put(&mut head, known.alive_until, 6);
+    put(&mut head, known.epoch.born_at, 6);
+    put(&mut head, known.epoch.salt, 2);
+    packed.arguments.push(head);
     packed
 }
 
