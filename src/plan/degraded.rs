@@ -21,7 +21,9 @@ impl Plan {
         }
         for index in 0..plan.checks.len() {
             let check = &mut plan.checks[index];
-            (check.amount, check.whole) = (check.amount / members, check.whole / members);
+            for amount in [&mut check.amount, &mut check.whole, &mut check.in_full] {
+                *amount /= members;
+            }
             let check = *check;
             if !check.shadow {
                 plan.tighten(&check, &self.policy.rules[check.rule]);

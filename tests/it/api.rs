@@ -3,10 +3,10 @@
 use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
 use allotment::{
-    Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Degraded, Denial, Error, ErrorKind,
-    Explanation, FailurePolicy, Inspection, Lease, Limit, LimitStatus, LimitUse, Limiter, LimiterBuilder, ManualClock,
-    OpenReservation, Outcome, PartUse, Permit, Policy, PolicySource, Preset, Reason, Resource, Retry, RunError,
-    StateLoss, Subject, UserUse,
+    Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Degraded, Denial, Diagnosis, Error,
+    ErrorKind, Explanation, FailurePolicy, Finding, Inspection, Lease, Limit, LimitStatus, LimitUse, Limiter,
+    LimiterBuilder, ManualClock, OpenReservation, Outcome, PartUse, Permit, Policy, PolicySource, Preset, Reason,
+    Resource, Retry, RunError, Severity, StateLoss, Subject, UserUse,
 };
 
 use crate::house::text;
@@ -43,6 +43,19 @@ fn every_public_item_is_used() {
     let names = exported.split(|c: char| !c.is_alphanumeric()).filter(|name| name.starts_with(char::is_uppercase));
     let unused: Vec<_> = names.filter(|name| here.matches(*name).count() < 2).collect();
     assert!(unused.is_empty(), "{unused:?}");
+}
+
+#[tokio::test]
+async fn the_embedded_store_is_fit_as_it_is() {
+    let (limiter, _) = limiter(1);
+    limiter.ready().await.unwrap();
+    limiter.load_scripts().await.unwrap();
+    let Diagnosis { severity, findings, .. } = limiter.diagnose().await;
+    assert_eq!((severity, findings.len()), (Severity::Good, 1));
+    assert!(Severity::Good < Severity::Warning && Severity::Warning < Severity::Failure);
+    let Finding { check, server, severity, found, advice, .. } = &findings[0];
+    assert_eq!((*check, server, severity, advice), ("store", &None, &Severity::Good, &None));
+    assert!(found.contains("embedded"));
 }
 
 #[test]

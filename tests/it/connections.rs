@@ -88,12 +88,8 @@ async fn a_server_that_does_not_answer_is_spared_by_the_breaker_until_it_answers
     let limiter = builder(proxy.url()).deadline(Duration::from_millis(50)).build().unwrap();
     let subject = alice(&random_org());
     proxy.set(Fault::BlackHole).await;
-    let mut kinds = Vec::new();
-    for _ in 0..4 {
-        kinds.push(limiter.try_acquire(&subject, Cost::new()).await.unwrap_err().kind());
-    }
-    // the fourth comes within the pause, unless the machine stood still for half a second
-    assert_eq!(kinds[..3], [ErrorKind::Timeout; 3]);
+    // a release in the background is a call, too
+    assert_eq!(limiter.try_acquire(&subject, Cost::new()).await.unwrap_err().kind(), ErrorKind::Timeout);
     let refused = loop {
         let error = limiter.try_acquire(&subject, Cost::new()).await.unwrap_err();
         if error.kind() == ErrorKind::Unavailable {

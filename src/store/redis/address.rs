@@ -113,6 +113,11 @@ impl Address {
             "cluster" => Topology::Cluster(endpoints),
             _ => Topology::One,
         };
+        let database = node.path().trim_matches('/');
+        if !database.is_empty() && database.parse::<u32>().is_err() {
+            return Err(bad("its database is no number"));
+        }
+        check_protocol(&option)?;
         let tls = tls(secure, &option)?;
         let address = Self { topology, node, tls };
         address.info()?;
@@ -121,7 +126,11 @@ impl Address {
 
     fn unix(url: &str) -> Result<Self, Error> {
         let node = Url::parse(url).map_err(|error| bad(&error.to_string()))?;
-        let _known = options(&node, &UNIX_OPTIONS)?;
+        let option = options(&node, &UNIX_OPTIONS)?;
+        if option("db").is_some_and(|database| database.parse::<u32>().is_err()) {
+            return Err(bad("its database is no number"));
+        }
+        check_protocol(&option)?;
         let address = Self { topology: Topology::One, node, tls: None };
         address.info()?;
         Ok(address)
@@ -184,7 +193,7 @@ impl Address {
     }
 
     fn info(&self) -> Result<ConnectionInfo, Error> {
-        let info = self.node.clone().into_connection_info().map_err(|error| bad(&error.to_string()))?;
+        let info = self.node.clone().into_connection_info().map_err(|error| bad(&error.category().to_lowercase()))?;
         let settings = info.redis_settings().clone();
         let chosen = self.node.query_pairs().any(|(name, _)| name == "protocol");
         // a push of RESP3 tells at once that an idle connection was closed
@@ -227,6 +236,14 @@ fn options(url: &Url, allowed: &[&str]) -> Result<impl Fn(&str) -> Option<String
         return Err(bad(&format!("option {unknown:?} is unknown; allowed are {}", allowed.join(", "))));
     }
     Ok(move |name: &str| pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()))
+}
+
+/// No message repeats a value: who mistypes an option may have put a password there.
+fn check_protocol(option: &impl Fn(&str) -> Option<String>) -> Result<(), Error> {
+    match option("protocol").as_deref() {
+        None | Some("2" | "3" | "resp2" | "resp3") => Ok(()),
+        Some(_) => Err(bad("option \"protocol\" takes resp2 and resp3")),
+    }
 }
 
 fn tls(secure: bool, option: &impl Fn(&str) -> Option<String>) -> Result<Option<TlsCertificates>, Error> {
