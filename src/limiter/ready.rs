@@ -26,8 +26,8 @@ impl Limiter {
             #[cfg(feature = "redis")]
             Store::Redis(store) => {
                 store.ready().await?;
-                for org in store.self_test_orgs().await? {
-                    self_test(self.store(), &org).await.map_err(|(script, error)| {
+                for orgs in store.self_test_orgs().await? {
+                    self_test(self.store(), &orgs).await.map_err(|(script, error)| {
                         let message = format!("self-test of {script}: {error}; see the rights in docs/operations.md");
                         Error::new(ErrorKind::Unavailable, message).with_source(error)
                     })?;
@@ -52,8 +52,8 @@ impl Limiter {
                 }
                 match store.self_test_orgs().await {
                     Ok(orgs) => {
-                        for org in orgs {
-                            findings.push(match self_test(self.store(), &org).await {
+                        for orgs in orgs {
+                            findings.push(match self_test(self.store(), &orgs).await {
                                 Ok(()) => Finding::good("rights", "every script ran"),
                                 Err((script, error)) => Finding::failure(
                                     "rights",

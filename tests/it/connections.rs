@@ -177,8 +177,8 @@ async fn a_cluster_is_followed_wherever_its_slots_go() {
     // half moved: all keys of an org are here, or none is: what is there is asked for where it is
     let fresh = random_org();
     let slot = cluster.slot_of(&slot_of(&fresh)).await;
-    let from = cluster.owner(slot).await;
-    cluster.start_migrating(slot, if from == to { others[others.len() - 1] } else { to }).await;
+    let owner = cluster.owner(slot).await;
+    cluster.start_migrating(slot, if owner == to { from } else { to }).await;
     cluster.stop_migrating(slot).await;
     call(&limiter, &fresh).await;
 

@@ -1,6 +1,6 @@
 //! What is asked of the servers themselves, beside decisions: whether they are fit, and that they keep the scripts.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     diagnosis::Finding,
@@ -15,7 +15,7 @@ use crate::{
 const ANSWER_WITHIN_MIN: Duration = Duration::from_secs(2);
 /// What orgs of self-tests are called.
 const SELF_TEST: &str = "allotment-self-test";
-/// How many names are tried to find one for each node of a cluster.
+/// How many names are tried to find those for each node of a cluster.
 const NAMES_MAX: u32 = 10_000;
 
 impl RedisStore {
@@ -40,21 +40,24 @@ impl RedisStore {
         diagnose::servers(&self.connections, self.transport).await
     }
 
-    /// Orgs for self-tests, one at each server.
-    pub(crate) async fn self_test_orgs(&self) -> Result<Vec<String>, Error> {
-        let (mut left, mut orgs) = (BTreeSet::new(), Vec::new());
-        left.extend(self.nodes().await?.iter().map(|node| node.name().to_owned()));
+    /// Orgs for self-tests, two at each server: one for calls and one for controls, so that processes that test at once do not change
+    /// each other's.
+    pub(crate) async fn self_test_orgs(&self) -> Result<Vec<[String; 2]>, Error> {
+        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for node in self.nodes().await? {
+            names.insert(node.name().to_owned(), Vec::new());
+        }
         for number in 0..NAMES_MAX {
-            if left.is_empty() {
+            if names.values().all(|names| names.len() == 2) {
                 break;
             }
             let org = format!("{SELF_TEST}-{number}");
             let owner = self.connections.owner_of(&OrgKeys::new(&org).head()).await.map_err(|failure| failure.error)?;
-            if left.remove(owner.name()) {
-                orgs.push(org);
+            if let Some(names) = names.get_mut(owner.name()).filter(|names| names.len() < 2) {
+                names.push(org);
             }
         }
-        Ok(orgs)
+        Ok(names.into_values().filter_map(|names| names.try_into().ok()).collect())
     }
 
     /// The scripts and their digests, one per line.
