@@ -2,7 +2,7 @@
 //!
 //! Invariant: the exit status is the verdict, so that a deployment can stop on it. What is found is the library's to say.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use allotment::{Diagnosis, Limit, Limiter, Policy, Severity};
 use anyhow::{Context, Result};
@@ -15,6 +15,9 @@ use crate::{output::print_line, redact::Secrets};
 /// The exit status where limits would be overrun, or calls fail.
 const UNFIT: u8 = 1;
 
+/// A server that is slow is told of as such, and not as one that does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 #[derive(Args)]
 pub(crate) struct DoctorArgs {
     /// The Redis to look at: redis://, rediss://, redis+unix://, redis+sentinel://host,host/service or redis+cluster://host,host
@@ -25,7 +28,7 @@ pub(crate) struct DoctorArgs {
     #[arg(long)]
     json: bool,
 
-    /// Has every server keep the scripts first, for users who may run them by name only (needs SCRIPT LOAD)
+    /// Has every server keep the scripts instead, for users who may run them by name only (needs SCRIPT LOAD)
     #[arg(long)]
     load_scripts: bool,
 }
@@ -34,9 +37,12 @@ impl DoctorArgs {
     pub(crate) async fn run(self, secrets: &Secrets) -> Result<ExitCode> {
         // no limit is asked; a limiter has at least one
         let policy = Policy::new().limit(Limit::new("doctor").requests(1));
-        let limiter = Limiter::builder().redis(self.redis).policy(policy).build().context("--redis")?;
+        let limiter = Limiter::builder().redis(self.redis).policy(policy).deadline(PATIENCE);
+        let limiter = limiter.build().context("--redis")?;
         if self.load_scripts {
             limiter.load_scripts().await.context("--load-scripts")?;
+            print_line("every server keeps the scripts")?;
+            return Ok(ExitCode::SUCCESS);
         }
         let diagnosis = limiter.diagnose().await;
         let text = if self.json { as_json(&diagnosis)? } else { as_text(&diagnosis) };

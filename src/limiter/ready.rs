@@ -28,8 +28,9 @@ impl Limiter {
                 store.ready().await?;
                 for orgs in store.self_test_orgs().await? {
                     self_test(self.store(), &orgs).await.map_err(|(script, error)| {
-                        let message = format!("self-test of {script}: {error}; see the rights in docs/operations.md");
-                        Error::new(ErrorKind::Unavailable, message).with_source(error)
+                        let advice = if is_late(&error) { "" } else { "; see the rights in docs/operations.md" };
+                        Error::new(ErrorKind::Unavailable, format!("self-test of {script}: {error}{advice}"))
+                            .with_source(error)
                     })?;
                 }
                 Ok(())
@@ -55,6 +56,11 @@ impl Limiter {
                         for orgs in orgs {
                             findings.push(match self_test(self.store(), &orgs).await {
                                 Ok(()) => Finding::good("rights", "every script ran"),
+                                Err((script, error)) if is_late(&error) => Finding::failure(
+                                    "deadline",
+                                    format!("{script}: {error}"),
+                                    "see the latency: the server, or the way to it, is too slow",
+                                ),
                                 Err((script, error)) => Finding::failure(
                                     "rights",
                                     format!("{script}: {error}"),
@@ -86,4 +92,10 @@ impl Limiter {
             Store::Redis(store) => store.load_scripts().await,
         }
     }
+}
+
+/// Nothing was answered, so no right was refused.
+#[cfg(feature = "redis")]
+fn is_late(error: &Error) -> bool {
+    error.kind() == ErrorKind::Timeout
 }

@@ -30,8 +30,12 @@ async fn give(admin: &mut MultiplexedConnection, user: &str, rules: &[String]) {
 }
 
 fn limiter(server: &Server, user: &str) -> Limiter {
+    limiter_at(server, user, "")
+}
+
+fn limiter_at(server: &Server, user: &str, database: &str) -> Limiter {
     Limiter::builder()
-        .redis(format!("redis://{user}:secret@127.0.0.1:{}/", server.port()))
+        .redis(format!("redis://{user}:secret@127.0.0.1:{}/{database}", server.port()))
         .policy(Policy::new().limit(Limit::new("org").requests(10)))
         .deadline(Duration::from_secs(20))
         .build()
@@ -45,6 +49,8 @@ async fn the_documented_user_may_do_all_that_is_needed() {
     give(&mut admin, "app", &documented("# the application")).await;
     let limiter = limiter(&server, "app");
     limiter.ready().await.unwrap();
+    let elsewhere = limiter_at(&server, "app", "3");
+    elsewhere.ready().await.unwrap();
     let diagnosis = limiter.diagnose().await;
     let failures: Vec<_> = diagnosis.findings.iter().filter(|finding| finding.severity == Severity::Failure).collect();
     assert_eq!(failures, Vec::<&allotment::Finding>::new());

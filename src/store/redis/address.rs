@@ -81,6 +81,12 @@ impl Address {
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
+        if tail.contains('@') {
+            // what comes before it may be a password: nothing of it is repeated
+            return Err(bad(
+                "it has an @ behind a /, ? or #: in a user or password those are written %2F, %3F, %23, and @ %40",
+            ));
+        }
         let (login, hosts) = authority.rsplit_once('@').map_or(("", authority), |(login, hosts)| (login, hosts));
         if kind.is_empty() && hosts.contains(',') {
             return Err(bad("it names several hosts: redis+sentinel:// and redis+cluster:// take more than one"));
@@ -368,9 +374,15 @@ mod tests {
 
     #[test]
     fn no_message_holds_a_password() {
-        for url in
-            ["redis://user:hunter2@", "redis://user:hunter2@a,b", "rediss+sentinel://:hunter2@a?x=1", "x://:hunter2@a"]
-        {
+        for url in [
+            "redis://user:hunter2@",
+            "redis://user:hunter2@a,b",
+            "rediss+sentinel://:hunter2@a?x=1",
+            "x://:hunter2@a",
+            "redis://user:hunter2/x@a",
+            "redis://user:1?hunter2@a",
+            "redis://user:p@1#hunter2@a",
+        ] {
             assert!(!message(url).contains("hunter2"), "{}", message(url));
         }
         let address = Address::parse("redis://user:hunter2@a").unwrap();

@@ -53,7 +53,7 @@ impl Failure {
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         use ErrorKind::{Invalid, Protocol, Unavailable};
-        let code = error.code().unwrap_or_default();
+        let code = code_of(&error);
         let redirect = || error.redirect_node().map(|(node, _)| node.to_owned()).unwrap_or_default();
         let (kind, message, then) = match code {
             "ALLOTFORMAT" | "WRONGTYPE" => {
@@ -89,6 +89,17 @@ impl From<RedisError> for Failure {
     }
 }
 
+/// What kind of error the server says it is. Up to Redis 6.2 that of a command inside a script is within the text of the script's own.
+fn code_of(error: &RedisError) -> &str {
+    const WITHIN: [&str; 5] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN"];
+    let within = |text: &str| WITHIN.into_iter().find(|code| text.contains(&format!("-{code} ")));
+    let code = error.code().unwrap_or_default();
+    match error.detail() {
+        Some(text) if code == "ERR" && text.contains("script") => within(text).unwrap_or(code),
+        _ => code,
+    }
+}
+
 /// A script ran into a command that its user may not use. No code of its own says so.
 fn is_refused_in_script(error: &RedisError) -> bool {
     let refused = ["can't run this command", "has no permissions", "can't access at least one of the keys"];
@@ -103,4 +114,26 @@ fn is_distrusted(error: &RedisError) -> bool {
 
 fn is_unreachable(error: &RedisError) -> bool {
     error.is_timeout() || error.is_io_error() || error.is_connection_dropped()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(code: &str, detail: &str) -> Failure {
+        redis::make_extension_error(code.to_owned(), Some(detail.to_owned())).into()
+    }
+
+    /// As redis-server 6.2 puts it.
+    #[test]
+    fn an_error_inside_a_script_is_known_by_its_text_where_it_has_no_code_of_its_own() {
+        let within = |code: &str| {
+            of("ERR", &format!("Error running script (call to f_0a): @user_script:12: -{code} something. Else"))
+        };
+        assert_eq!(within("OOM").error.to_string(), of("OOM", "x").error.to_string());
+        assert_eq!(within("READONLY").then, Then::Reconnect);
+        assert_eq!(within("NOREPLICAS").then, Then::Elsewhere);
+        assert_eq!(within("MISCONF").error.kind(), ErrorKind::Unavailable);
+        assert_eq!(of("ERR", "no such thing as -OOM here").error.kind(), ErrorKind::Protocol);
+    }
 }

@@ -192,8 +192,11 @@ async fn pooled<T: FromRedisValue>(
         Err(_) => Failure::new(Failure::silence().error, Then::Reconnect),
     };
     match failure.then {
-        // it may be dead, or lead to a server that takes no writes: the pool makes another
-        Then::Reconnect | Then::Elsewhere => drop(deadpool_redis::Connection::take(connection)),
+        // it may be dead, or lead to a server that takes no writes, and so may those that are idle: the pool makes others
+        Then::Reconnect | Then::Elsewhere => {
+            drop(deadpool_redis::Connection::take(connection));
+            pool.retain(|_, _| false);
+        }
         _ => {}
     }
     Err(failure)

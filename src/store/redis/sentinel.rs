@@ -42,14 +42,15 @@ async fn newest(address: &Arc<Address>) -> Result<Endpoint, Failure> {
         let (client, service) = (address.sentinel_at(sentinel).map_err(fatal)?, service.clone());
         asked.spawn(async move {
             let mut connection = link::connect(&client).await?;
-            let mut question = redis::cmd("SENTINEL");
-            let fields: HashMap<String, String> =
-                question.arg("MASTER").arg(&service).query_async(&mut connection).await?;
-            let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
-            let (Ok(epoch), Ok(port)) = (field("config-epoch").parse::<u64>(), field("port").parse()) else {
-                return Err(absent(format!("a sentinel knows no port of {service:?}")));
-            };
-            Ok((epoch, (field("ip"), port)))
+            // who leads a fail-over has the new epoch at once, and the new address first where clients ask for it
+            let mut questions = redis::pipe();
+            questions.cmd("SENTINEL").arg("MASTER").arg(&service);
+            questions.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&service);
+            let (fields, (host, port)): (HashMap<String, String>, (String, u16)) =
+                questions.query_async(&mut connection).await?;
+            let epoch = fields.get("config-epoch").and_then(|epoch| epoch.parse::<u64>().ok());
+            let epoch = epoch.ok_or_else(|| absent(format!("a sentinel knows no epoch of {service:?}")))?;
+            Ok((epoch, (host, port)))
         });
     }
     let (mut newest, mut last) = (None, absent("no sentinel answers".to_owned()));

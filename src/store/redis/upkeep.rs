@@ -16,7 +16,7 @@ const ANSWER_WITHIN_MIN: Duration = Duration::from_secs(2);
 /// What orgs of self-tests are called.
 const SELF_TEST: &str = "allotment-self-test";
 /// How many names are tried to find those for each node of a cluster.
-const NAMES_MAX: u32 = 10_000;
+const NAMES_MAX: u32 = 200_000;
 
 impl RedisStore {
     /// Checks that every server answers and keeps what it is given. A round trip each.
