@@ -339,6 +339,12 @@ impl Asking<'_> {
                 }
             }
             let outcome = self.outcome(&answer, sent_ms, max_wait_ms)?;
+            if answer.after_silence && matches!(outcome, Outcome::Denied(_)) {
+                // should an earlier try be executed after all, nobody would own what it charges
+                drop(unclaimed);
+                self.take_new_id();
+                return Ok(Some(Asked { outcome, answer: Some(answer), unclaimed: None }));
+            }
             if matches!(outcome, Outcome::Admitted(_)) {
                 self.dispatch.list(&self.org, self.subject, &self.plan.policy());
             }

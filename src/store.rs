@@ -183,6 +183,8 @@ pub(crate) struct Answer {
     pub(crate) token: u64,
     /// Per slots asked, how many calls are under way.
     pub(crate) in_flight: Vec<u64>,
+    /// A try before this one got no answer, and may be executed still.
+    pub(crate) after_silence: bool,
 }
 
 #[cfg(feature = "redis")]
@@ -190,7 +192,7 @@ impl Answer {
     /// An answer that decides nothing.
     fn lost(now: u64) -> Self {
         let (ledgers, standings, in_flight) = Default::default();
-        Self { verdict: Verdict::Lost, now, ledgers, standings, token: 0, in_flight }
+        Self { verdict: Verdict::Lost, now, ledgers, standings, token: 0, in_flight, after_silence: false }
     }
 }
 

@@ -9,10 +9,11 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::Notify};
+use tokio::{runtime::Handle, sync::Notify, task::JoinSet};
 
 use crate::{
     clock::{Clock, wait_until},
@@ -106,37 +107,45 @@ impl Leases {
         }
     }
 
-    async fn renew_all(&self) {
+    /// Renews those of every org at the same time: one whose server does not answer keeps no other waiting, and is left when the next beat is due.
+    async fn renew_all(self: &Arc<Self>) {
         let orgs: Vec<Arc<str>> = self.held.lock().by_org.keys().map(Arc::clone).collect();
+        let mut beats = JoinSet::new();
         for org in orgs {
-            let beating: Vec<_> = {
-                let held = self.held.lock();
-                let of_org = held.by_org.get(&org).into_iter().flatten();
-                of_org.map(|(id, beating)| (*id, Arc::clone(beating))).collect()
-            };
-            let lease = |(id, beating): &(ReservationId, Arc<Beating>)| {
-                beating.slots.iter().map(|slots| Lease { slots: slots.clone(), id: *id }).collect::<Vec<_>>()
-            };
-            let leases: Vec<_> = beating.iter().flat_map(lease).collect();
-            let sent_ms = self.clock.now_ms();
-            let mut renewed = Vec::with_capacity(leases.len());
-            for some in leases.chunks(RENEWED_MAX) {
-                match self.store.renew(&org, some, self.lease_ms).await {
-                    Ok(some) => renewed.extend(some),
-                    Err(_) => break,
-                }
+            let (leases, patience) = (Arc::clone(self), Duration::from_millis(self.lease_ms / BEATS));
+            beats.spawn(async move { drop(tokio::time::timeout(patience, leases.renew(&org)).await) });
+        }
+        beats.join_all().await;
+    }
+
+    async fn renew(&self, org: &Arc<str>) {
+        let beating: Vec<_> = {
+            let held = self.held.lock();
+            let of_org = held.by_org.get(org).into_iter().flatten();
+            of_org.map(|(id, beating)| (*id, Arc::clone(beating))).collect()
+        };
+        let lease = |(id, beating): &(ReservationId, Arc<Beating>)| {
+            beating.slots.iter().map(|slots| Lease { slots: slots.clone(), id: *id }).collect::<Vec<_>>()
+        };
+        let leases: Vec<_> = beating.iter().flat_map(lease).collect();
+        let sent_ms = self.clock.now_ms();
+        let mut renewed = Vec::with_capacity(leases.len());
+        for some in leases.chunks(RENEWED_MAX) {
+            match self.store.renew(org, some, self.lease_ms).await {
+                Ok(some) => renewed.extend(some),
+                Err(_) => break,
             }
-            // those without an answer live on as long as they are known to
-            let mut renewed = renewed.into_iter();
-            for (_, beating) in &beating {
-                // every one of them is taken, whatever the first says
-                let of_this: Vec<_> = renewed.by_ref().take(beating.slots.len()).collect();
-                if of_this.len() < beating.slots.len() {
-                    break;
-                }
-                let lost = of_this.iter().filter(|renewed| !**renewed).count();
-                beating.is_renewed(lost == 0, sent_ms + self.lease_ms, self.clock.now_ms());
+        }
+        // those without an answer live on as long as they are known to
+        let mut renewed = renewed.into_iter();
+        for (_, beating) in &beating {
+            // every one of them is taken, whatever the first says
+            let of_this: Vec<_> = renewed.by_ref().take(beating.slots.len()).collect();
+            if of_this.len() < beating.slots.len() {
+                break;
             }
+            let lost = of_this.iter().filter(|renewed| !**renewed).count();
+            beating.is_renewed(lost == 0, sent_ms + self.lease_ms, self.clock.now_ms());
         }
     }
 }

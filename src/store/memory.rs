@@ -157,7 +157,7 @@ impl Org {
             let nothing = vec![LedgerState::default(); request.ledgers.len()];
             let standings = vec![Standing::default(); request.fair.len()];
             let in_flight = self.in_flight(request, now);
-            return Answer { verdict, now, ledgers: nothing, standings, token: 0, in_flight };
+            return Answer { verdict, now, ledgers: nothing, standings, token: 0, in_flight, after_silence: false };
         }
         for asked in &request.ledgers {
             if let Some(ledger) = self.ledgers.get_mut(&asked.key) {
@@ -184,7 +184,7 @@ impl Org {
         };
         let ledgers = request.ledgers.iter().map(|asked| self.ledgers.get(&asked.key).map(state).unwrap_or_default());
         let in_flight = self.in_flight(request, now);
-        Answer { verdict, now, ledgers: ledgers.collect(), standings, token, in_flight }
+        Answer { verdict, now, ledgers: ledgers.collect(), standings, token, in_flight, after_silence: false }
     }
 
     /// Per slots asked, how many calls are under way.

@@ -29,7 +29,7 @@ use std::{
 
 use self::{
     address::{Address, Transport},
-    connect::Connections,
+    connect::{Answered, Connections},
     continuity::{Continuity, Known},
     memory::Watch,
     question::Question,
@@ -137,11 +137,15 @@ impl RedisStore {
 
     async fn decide(&self, org: &str, requests: &[AcquireRequest], known: &Known) -> Vec<Result<Answer, Error>> {
         let packed = request::acquire(&OrgKeys::new(org), requests, known);
-        let reply = self.ask(self.scripts.acquire, &packed).await;
-        each(reply, requests.len(), |bytes| {
-            let (life, answers) = reply::acquired(bytes, requests, known)?;
+        let reply = Box::pin(self.answer(self.scripts.acquire, &packed)).await;
+        let after_silence = reply.as_ref().is_ok_and(|answered| answered.after_silence);
+        each(reply.map(|answered| answered.answer), requests.len(), |bytes| {
+            let (life, mut answers) = reply::acquired(bytes, requests, known)?;
             if let Some(continuity) = &self.continuity {
                 continuity.learn(org, known, &life);
+            }
+            for answer in answers.iter_mut().flatten() {
+                answer.after_silence = after_silence;
             }
             Ok(answers)
         })
@@ -242,8 +246,8 @@ impl RedisStore {
         loop {
             let page = list::page(key, cursor);
             let question = Question::Commands(key, &page);
-            let answer: list::Answer = Box::pin(self.connections.ask(&question, self.deadline)).await?;
-            let page = list::Page::from(answer);
+            let answered = Box::pin(self.connections.ask::<list::Answer>(&question, self.deadline)).await?;
+            let page = list::Page::from(answered.answer);
             members.extend(page.members);
             cursor = page.next;
             if cursor == 0 {
@@ -258,9 +262,13 @@ impl RedisStore {
     }
 
     async fn ask(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Error> {
-        self.watch.keep(&self.connections, self.allows_eviction);
         // boxed: users' futures hold this one, and its type is deep
-        Box::pin(self.connections.ask(&Question::Script(script, packed), self.deadline)).await
+        Box::pin(self.answer(script, packed)).await.map(|answered| answered.answer)
+    }
+
+    async fn answer(&self, script: &Script, packed: &Packed) -> Result<Answered<Vec<u8>>, Error> {
+        self.watch.keep(&self.connections, self.allows_eviction);
+        self.connections.ask(&Question::Script(script, packed), self.deadline).await
     }
 }
 

@@ -18,13 +18,17 @@ use crate::{
     store::redis::{
         address::{Address, Endpoint},
         failure::{Failure, Then},
+        health::{Change, Health},
         node::Node,
         question::{Question, SLOTS},
     },
+    telemetry,
 };
 
 /// How long a node may take to tell the map.
 const TELL_WITHIN: Duration = Duration::from_millis(300);
+/// A fetch that has taken this long has lost its runtime, or it stands still: another is begun.
+const ABANDONED: Duration = Duration::from_secs(5);
 /// The shortest pause between two fetches.
 const FETCH_PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,6 +41,8 @@ struct Shared {
     address: Address,
     seeds: Vec<Endpoint>,
     map: Mutex<Map>,
+    /// Whether anybody tells the map.
+    health: Health,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +50,10 @@ struct Map {
     nodes: HashMap<Endpoint, Arc<Node>>,
     /// Per slot.
     owners: Vec<Option<Arc<Node>>>,
-    fetch: Option<watch::Receiver<()>>,
+    fetch: Option<(watch::Receiver<()>, Instant)>,
     fetched: Option<Instant>,
+    /// Why the last fetch told nothing.
+    failure: Option<Failure>,
     /// Which node is asked first.
     turn: usize,
 }
@@ -53,7 +61,12 @@ struct Map {
 impl Cluster {
     pub(super) fn new(address: Address, seeds: Vec<Endpoint>) -> Self {
         let owners = vec![None; usize::from(SLOTS)];
-        Self(Arc::new(Shared { address, seeds, map: Mutex::new(Map { owners, ..Map::default() }) }))
+        Self(Arc::new(Shared {
+            address,
+            seeds,
+            map: Mutex::new(Map { owners, ..Map::default() }),
+            health: Health::default(),
+        }))
     }
 
     /// The node that has a slot. Waits while the map is fetched, if it is not known yet.
@@ -66,10 +79,7 @@ impl Cluster {
                     return Ok(Arc::clone(owner));
                 }
                 if waited {
-                    return Err(Failure::new(
-                        Error::new(ErrorKind::Unavailable, "no node of the cluster tells who has this org"),
-                        Then::Repeat,
-                    ));
+                    return Err(map.unknown());
                 }
                 self.0.fetch(&mut map)?
             };
@@ -81,8 +91,17 @@ impl Cluster {
 
     /// Every node that has slots.
     pub(super) async fn owners(&self) -> Result<Vec<Arc<Node>>, Failure> {
-        self.owner(0).await?;
+        let fetch = {
+            let mut map = self.0.map.lock();
+            if map.owners.iter().flatten().next().is_none() { Some(self.0.fetch(&mut map)?) } else { None }
+        };
+        if let Some(mut fetch) = fetch {
+            drop(fetch.changed().await);
+        }
         let map = self.0.map.lock();
+        if map.owners.iter().flatten().next().is_none() {
+            return Err(map.unknown());
+        }
         let mut owners: Vec<_> = map.nodes.values().filter(|node| map.has_slots(node)).map(Arc::clone).collect();
         owners.sort_by(|a, b| a.name().cmp(b.name()));
         Ok(owners)
@@ -104,6 +123,24 @@ impl Cluster {
         self.0.node(&mut self.0.map.lock(), to, from)
     }
 
+    /// Whether a call may be made: while nobody tells the map, one per pause.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] while nobody does.
+    pub(super) fn admit(&self) -> Result<(), Error> {
+        self.0.health.admit(Instant::now())
+    }
+
+    /// A call ended without an answer, and no node is to blame: nobody told the map, unless it was `asked` and its org is on its way to
+    /// another node.
+    pub(super) fn failed(&self, asked: bool, error: &Error) {
+        telemetry::store_failed();
+        if !asked && self.0.health.failed(Instant::now()) == Change::Fails {
+            telemetry::store_fails("the cluster", error);
+        }
+    }
+
     /// A node does not answer, or cannot: another may have its slots.
     pub(super) fn suspect(&self) {
         self.0.fetch_later(&mut self.0.map.lock());
@@ -111,6 +148,15 @@ impl Cluster {
 }
 
 impl Map {
+    /// Nobody tells who has a slot.
+    fn unknown(&self) -> Failure {
+        let error = Error::new(ErrorKind::Unavailable, "no node of the cluster tells who has this org");
+        match &self.failure {
+            Some(failure) => Failure::new(error.with_source(failure.error.copy()), failure.then.clone()),
+            None => Failure::new(error, Then::Repeat),
+        }
+    }
+
     fn has_slots(&self, node: &Arc<Node>) -> bool {
         self.owners.iter().flatten().any(|owner| Arc::ptr_eq(owner, node))
     }
@@ -146,13 +192,16 @@ impl Shared {
 
     /// Fetches the map in the background, unless somebody does: what is returned ends when it is over.
     fn fetch(self: &Arc<Self>, map: &mut Map) -> Result<watch::Receiver<()>, Failure> {
-        if let Some(fetch) = map.fetch.as_ref().filter(|fetch| fetch.has_changed().is_ok()) {
+        let under_way = |(fetch, began): &&(watch::Receiver<()>, Instant)| {
+            fetch.has_changed().is_ok() && began.elapsed() < ABANDONED
+        };
+        if let Some((fetch, _)) = map.fetch.as_ref().filter(under_way) {
             return Ok(fetch.clone());
         }
         let runtime = Handle::try_current()
             .map_err(|_| Failure::new(Error::new(ErrorKind::Unavailable, "there is no Tokio runtime"), Then::GiveUp))?;
         let (over, fetch) = watch::channel(());
-        map.fetch = Some(fetch.clone());
+        map.fetch = Some((fetch.clone(), Instant::now()));
         let shared = Arc::clone(self);
         runtime.spawn(async move {
             shared.fetch_now().await;
@@ -176,15 +225,27 @@ impl Shared {
         };
         let mut question = redis::pipe();
         question.cmd("CLUSTER").arg("SLOTS");
+        let mut last = None;
         for node in nodes {
-            let told = node.ask::<(Value,)>(&Question::Commands("", &question), false, TELL_WITHIN).await;
-            if let Ok((told,)) = told
-                && let Some(ranges) = ranges(&told).filter(|ranges| !ranges.is_empty())
-            {
-                self.learn(ranges, &node);
-                return;
+            match node.ask::<(Value,)>(&Question::Commands("", &question), false, TELL_WITHIN).await {
+                Ok((told,)) => match ranges(&told).filter(|ranges| !ranges.is_empty()) {
+                    Some(ranges) => {
+                        self.learn(ranges, &node);
+                        if self.health.answered(Instant::now()) == Change::Recovers {
+                            telemetry::store_answers("the cluster");
+                        }
+                        return;
+                    }
+                    None => last = None,
+                },
+                Err(failure) => last = Some(failure),
             }
         }
+        self.map.lock().failure = last.map(|Failure { error, then }| {
+            // of one node: another may tell
+            let then = if then == Then::GiveUp { then } else { Then::Repeat };
+            Failure::new(error, then)
+        });
     }
 
     fn learn(&self, ranges: Vec<Range>, from: &Node) {
@@ -197,6 +258,7 @@ impl Shared {
             }
         }
         map.owners = owners;
+        map.failure = None;
         // those that are gone; a replica that is promoted comes back
         let map = &mut *map;
         map.nodes.retain(|_, node| map.owners.iter().flatten().any(|owner| Arc::ptr_eq(owner, node)));

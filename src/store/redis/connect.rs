@@ -19,13 +19,15 @@ use crate::{
         node::Node,
         question::{Question, slot_of},
     },
+    telemetry,
 };
 
 /// The pause before a call is repeated; it doubles up to the longest.
 const REPEAT_PAUSE: Duration = Duration::from_millis(5);
 const REPEAT_PAUSE_MAX: Duration = Duration::from_millis(40);
-/// How long one try may take, whatever the deadline: a connection that is dead must show soon.
-const TRY_WITHIN_MAX: Duration = Duration::from_millis(500);
+/// How long the first try may take, whatever the deadline: a connection that is dead must show soon. It doubles with each, for a server that
+/// is only slow.
+const TRY_WITHIN: Duration = Duration::from_millis(500);
 /// Redirections that are followed at once.
 const REDIRECTIONS_MAX: u32 = 3;
 
@@ -35,6 +37,13 @@ pub(crate) enum Connections {
     /// One server, or the master of a service.
     One(Arc<Node>),
     Cluster(Cluster),
+}
+
+/// What a call was answered.
+pub(crate) struct Answered<T> {
+    pub(crate) answer: T,
+    /// A try before this one got no answer: it may still be on its way, and be executed later.
+    pub(crate) after_silence: bool,
 }
 
 impl Connections {
@@ -62,13 +71,20 @@ impl Connections {
     }
 
     /// Asks until there is an answer, or a failure that no repeat mends, or the deadline has passed.
-    pub(crate) async fn ask<T: FromRedisValue>(&self, question: &Question<'_>, deadline: Duration) -> Result<T, Error> {
-        let (until, try_within) = (Instant::now() + deadline, (deadline / 2).min(TRY_WITHIN_MAX));
+    pub(crate) async fn ask<T: FromRedisValue>(
+        &self,
+        question: &Question<'_>,
+        deadline: Duration,
+    ) -> Result<Answered<T>, Error> {
+        let (until, mut try_within) = (Instant::now() + deadline, TRY_WITHIN);
         let left = || until.saturating_duration_since(Instant::now());
         let (mut pause, mut redirections) = (REPEAT_PAUSE, 0);
         // the node of the last try, why it failed, and whether the node is to blame
         let (mut last, mut to_blame): (Option<Error>, Option<Arc<Node>>) = (None, None);
-        let (mut asked, mut takes_over) = (false, None);
+        let (mut asked, mut takes_over, mut after_silence) = (false, None, false);
+        if let Self::Cluster(cluster) = self {
+            cluster.admit()?;
+        }
         while !left().is_zero() {
             let (node, asking) = match takes_over.take() {
                 Some(node) => (node, true),
@@ -78,6 +94,7 @@ impl Connections {
                     Ok(Err(failure)) => {
                         last = Some(failure.error);
                         tokio::time::sleep(pause.min(left())).await;
+                        pause = (pause * 2).min(REPEAT_PAUSE_MAX);
                         continue;
                     }
                     Err(_) => break,
@@ -89,7 +106,7 @@ impl Connections {
             let Failure { error, then } = match node.ask(question, asking, try_within.min(left())).await {
                 Ok(answer) => {
                     node.answered();
-                    return Ok(answer);
+                    return Ok(Answered { answer, after_silence });
                 }
                 Err(failure) => failure,
             };
@@ -126,6 +143,7 @@ impl Connections {
                         cluster.suspect();
                     }
                     to_blame = Some(node);
+                    (try_within, after_silence) = (try_within * 2, true);
                 }
             }
             last = Some(error);
@@ -135,8 +153,11 @@ impl Connections {
             }
         }
         let late = Error::new(ErrorKind::Timeout, format!("Redis did not answer within {deadline:?}"));
-        if let Some(node) = to_blame {
-            node.failed(last.as_ref().unwrap_or(&late));
+        let cause = last.as_ref().unwrap_or(&late);
+        match (to_blame, self) {
+            (Some(node), _) => node.failed(cause),
+            (None, Self::Cluster(cluster)) => cluster.failed(asked, cause),
+            (None, Self::One(_)) => telemetry::store_failed(),
         }
         Err(match last {
             Some(error) => late.with_source(error),

@@ -13,8 +13,8 @@ const FAILURES_MAX: u32 = 3;
 /// How long the breaker refuses calls before one tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How often it is told that a server refuses calls.
-const REFUSAL_PAUSE: Duration = Duration::from_secs(10);
+/// How long nothing must fail before it is told that a server answers again: one that fails now and then is told of once.
+const CALM: Duration = Duration::from_secs(1);
 
 /// How the calls to one server went lately.
 #[derive(Debug, Default)]
@@ -25,17 +25,17 @@ struct State {
     /// In a row.
     failures: u32,
     open_until: Option<Instant>,
-    /// When it was last told that the server refuses calls.
-    refusal_told: Option<Instant>,
+    /// When a call failed or was refused last, of a server that is told of as failing.
+    troubled: Option<Instant>,
 }
 
 /// What a call changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Nothing,
-    /// The server does not answer any more.
+    /// The server fails, or refuses calls.
     Fails,
-    /// It answers again.
+    /// It does not any more.
     Recovers,
 }
 
@@ -61,21 +61,17 @@ impl Health {
         }
     }
 
-    /// A call was answered, with an error perhaps.
-    pub(super) fn answered(&self) -> Change {
+    /// A call was answered.
+    pub(super) fn answered(&self, now: Instant) -> Change {
         let mut state = self.0.lock();
-        state.open_until = None;
-        if std::mem::take(&mut state.failures) > 0 { Change::Recovers } else { Change::Nothing }
-    }
-
-    /// A call was refused by a server that is there, which may grant others; says whether that is to be told again.
-    pub(super) fn refused(&self, now: Instant) -> bool {
-        let mut state = self.0.lock();
-        let tells = state.refusal_told.is_none_or(|told| now.duration_since(told) >= REFUSAL_PAUSE);
-        if tells {
-            state.refusal_told = Some(now);
+        (state.failures, state.open_until) = (0, None);
+        match state.troubled {
+            Some(at) if now.saturating_duration_since(at) >= CALM => {
+                state.troubled = None;
+                Change::Recovers
+            }
+            _ => Change::Nothing,
         }
-        tells
     }
 
     /// A call ended without an answer.
@@ -85,7 +81,20 @@ impl Health {
         if state.failures >= FAILURES_MAX {
             state.open_until = Some(now + PAUSE);
         }
-        if state.failures == 1 { Change::Fails } else { Change::Nothing }
+        state.trouble(now)
+    }
+
+    /// A call was refused by a server that is there, and may grant others.
+    pub(super) fn refused(&self, now: Instant) -> Change {
+        let mut state = self.0.lock();
+        (state.failures, state.open_until) = (0, None);
+        state.trouble(now)
+    }
+}
+
+impl State {
+    fn trouble(&mut self, now: Instant) -> Change {
+        if self.troubled.replace(now).is_none() { Change::Fails } else { Change::Nothing }
     }
 }
 
@@ -97,10 +106,11 @@ mod tests {
     fn the_breaker_opens_after_three_failures_in_a_row_and_one_call_per_pause_tries() {
         let (health, start) = (Health::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!((health.failed(at(0)), health.failed(at(250))), (Change::Fails, Change::Nothing));
-        assert_eq!(health.answered(), Change::Recovers);
-        assert_eq!(health.answered(), Change::Nothing);
-        for ms in [0, 250, 500] {
+        for ms in [0, 250] {
+            health.failed(at(ms));
+        }
+        health.answered(at(260));
+        for ms in [300, 400, 500] {
             assert!(health.admit(at(ms)).is_ok());
             health.failed(at(ms));
         }
@@ -109,16 +119,36 @@ mod tests {
         assert!(health.admit(at(1_000)).is_ok());
         assert!(health.admit(at(1_001)).is_err(), "one tries");
         assert!(health.admit(at(1_500)).is_ok(), "whatever became of the first");
-        assert_eq!(health.answered(), Change::Recovers);
-        assert!(health.admit(at(1_501)).is_ok());
+        health.answered(at(1_501));
+        assert!(health.admit(at(1_502)).is_ok());
     }
 
     #[test]
-    fn a_refusal_opens_no_breaker_and_is_told_every_ten_seconds() {
+    fn a_server_that_fails_now_and_then_is_told_of_once_and_again_when_it_has_not_for_a_second() {
         let (health, start) = (Health::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        let told: Vec<_> = [0, 1, 2, 9_999, 10_000, 10_001].into_iter().map(|ms| health.refused(at(ms))).collect();
-        assert_eq!(told, [true, false, false, false, true, false]);
-        assert!(health.admit(at(10_002)).is_ok());
+        assert_eq!(health.answered(at(0)), Change::Nothing);
+        assert_eq!(health.failed(at(1)), Change::Fails);
+        for ms in (2..3_000).step_by(2) {
+            assert_eq!(health.answered(at(ms)), Change::Nothing, "{ms}");
+            assert_eq!(
+                if ms % 4 == 0 { health.failed(at(ms + 1)) } else { health.refused(at(ms + 1)) },
+                Change::Nothing
+            );
+        }
+        assert_eq!(health.answered(at(3_998)), Change::Nothing);
+        assert_eq!(health.answered(at(3_999)), Change::Recovers);
+        assert_eq!(health.answered(at(9_000)), Change::Nothing);
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer_to_the_breaker() {
+        let (health, now) = (Health::default(), Instant::now());
+        for _ in 0..3 {
+            health.failed(now);
+        }
+        assert!(health.admit(now).is_err());
+        health.refused(now);
+        assert!(health.admit(now).is_ok());
     }
 }

@@ -25,6 +25,8 @@ use crate::{
 
 /// How long one attempt to connect may take.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// An attempt that has taken this long has lost its runtime, or it stands still: another is begun.
+const ABANDONED: Duration = Duration::from_secs(5);
 /// The pause between two attempts that fail.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may be silent.
@@ -54,7 +56,8 @@ struct State {
 enum Current {
     #[default]
     None,
-    Connecting(watch::Receiver<()>),
+    /// Since then.
+    Connecting(watch::Receiver<()>, Instant),
     Live(MultiplexedConnection),
     Failed(Failure, Instant),
 }
@@ -75,14 +78,14 @@ impl Link {
                         let then = if failure.then == Then::GiveUp { Then::GiveUp } else { Then::Repeat };
                         return Err(Failure::new(failure.error.copy(), then));
                     }
-                    Current::Connecting(made) => made.clone(),
-                    Current::None | Current::Failed(..) => self.begin(&mut state)?,
+                    Current::Connecting(made, began) if began.elapsed() < ABANDONED => made.clone(),
+                    Current::None | Current::Failed(..) | Current::Connecting(..) => self.begin(&mut state)?,
                 }
             };
             // an error says that the attempt is over, also with its runtime
             if made.changed().await.is_err() {
                 let mut state = self.state.lock();
-                if matches!(&state.current, Current::Connecting(other) if other.same_channel(&made)) {
+                if matches!(&state.current, Current::Connecting(other, _) if other.same_channel(&made)) {
                     state.current = Current::None;
                 }
             }
@@ -93,7 +96,7 @@ impl Link {
         let runtime = Handle::try_current()
             .map_err(|_| Failure::new(Error::new(ErrorKind::Unavailable, "there is no Tokio runtime"), Then::GiveUp))?;
         let (over, made) = watch::channel(());
-        state.current = Current::Connecting(made.clone());
+        state.current = Current::Connecting(made.clone(), Instant::now());
         state.number += 1;
         let (attempt, shared, number) = ((self.connect)(), Arc::clone(&self.state), state.number);
         runtime.spawn(async move {

@@ -150,7 +150,7 @@ impl Node {
 
     /// A call ended with an answer, whatever it says.
     pub(super) fn answered(&self) {
-        if self.health.answered() == Change::Recovers {
+        if self.health.answered(Instant::now()) == Change::Recovers {
             telemetry::store_answers(&self.name);
         }
     }
@@ -166,7 +166,7 @@ impl Node {
     /// A call was refused by a server that is there: it is out of memory, or the user lacks a right.
     pub(super) fn refused(&self, error: &Error) {
         telemetry::store_failed();
-        if self.health.refused(Instant::now()) {
+        if self.health.refused(Instant::now()) == Change::Fails {
             telemetry::store_fails(&self.name, error);
         }
     }

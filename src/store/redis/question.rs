@@ -1,6 +1,6 @@
 //! What Redis can be asked more than once.
 
-use redis::{FromRedisValue, Pipeline, aio::ConnectionLike};
+use redis::{FromRedisValue, Pipeline, RedisError, Value, aio::ConnectionLike};
 
 use crate::store::redis::{failure::Failure, request::Packed, script::Script};
 
@@ -31,21 +31,36 @@ impl Question<'_> {
             Self::Script(script, packed) if asking => {
                 // the permission holds for the next command: the two must not be parted. Such a call is rare, so the text goes with it
                 let mut commands = redis::pipe();
-                commands.cmd("ASKING").ignore().add_command(packed.command("EVAL", script.text()));
-                let (answer,): (T,) = commands.query_async(connection).await?;
+                commands.add_command(packed.command("EVAL", script.text()));
+                let (answer,): (T,) = permitted(&commands, connection).await?;
                 Ok(answer)
             }
             Self::Script(script, packed) => script.call(connection, packed).await,
-            Self::Commands(_, commands) if asking => {
-                let mut permitted = redis::pipe();
-                for command in commands.cmd_iter() {
-                    permitted.cmd("ASKING").ignore().add_command(command.clone());
-                }
-                Ok(permitted.query_async(connection).await?)
-            }
-            Self::Commands(_, commands) => Ok(commands.query_async(connection).await?),
+            Self::Commands(_, commands) if asking => permitted(commands, connection).await,
+            Self::Commands(_, commands) => all(commands, connection).await,
         }
     }
+}
+
+/// Commands about a slot that the server is taking over.
+async fn permitted<T: FromRedisValue>(commands: &Pipeline, connection: &mut impl ConnectionLike) -> Result<T, Failure> {
+    let mut permitted = redis::pipe();
+    for command in commands.cmd_iter() {
+        permitted.cmd("ASKING").ignore().add_command(command.clone());
+    }
+    all(&permitted, connection).await
+}
+
+/// The answers to commands that go together; or the first error, as the server said it: of a pipeline the client tells less.
+async fn all<T: FromRedisValue>(commands: &Pipeline, connection: &mut impl ConnectionLike) -> Result<T, Failure> {
+    let mut commands = commands.clone();
+    let answers: Vec<Value> = commands.ignore_errors().query_async(connection).await?;
+    for answer in &answers {
+        if let Value::ServerError(error) = answer {
+            return Err(RedisError::from(error.clone()).into());
+        }
+    }
+    Ok(T::from_redis_value(Value::Array(answers)).map_err(RedisError::from)?)
 }
 
 /// The slot of a key: that of its hash tag, where it has one.

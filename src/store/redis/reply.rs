@@ -105,7 +105,7 @@ fn answer(reader: &mut Reader<'_>, now: u64, request: &AcquireRequest) -> Result
         8 => Verdict::Stale,
         _ => return Err(unreadable("an answer of the script has an unknown code")),
     };
-    Ok(Ok(Answer { verdict, now, ledgers, standings, token, in_flight }))
+    Ok(Ok(Answer { verdict, now, ledgers, standings, token, in_flight, after_silence: false }))
 }
 
 pub(crate) fn settled(bytes: &[u8], requests: usize) -> Result<Vec<Result<Settled, Error>>, Error> {
