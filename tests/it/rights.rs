@@ -64,6 +64,7 @@ async fn each_right_that_the_documented_user_lacks_is_found_before_anything_depe
     let (mut tried, mut unnoticed) = (0, Vec::new());
     // what only clusters, sentinels and the client's greeting use
     let elsewhere = [
+        "+select",
         "+asking",
         "+cluster|slots",
         "+cluster|info",

@@ -143,7 +143,7 @@ impl Connections {
                         cluster.suspect();
                     }
                     to_blame = Some(node);
-                    (try_within, after_silence) = (try_within * 2, true);
+                    (try_within, after_silence) = ((try_within * 2).min(deadline), true);
                 }
             }
             last = Some(error);
