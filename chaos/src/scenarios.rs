@@ -2,6 +2,7 @@
 
 mod cancellation;
 mod dead_flow;
+mod dead_holders;
 mod failover;
 mod lost_replies;
 mod memory;
@@ -19,8 +20,10 @@ pub(crate) struct Scenario {
     /// Its name in docs/guarantees.md.
     pub(crate) test: &'static str,
     pub(crate) subject: &'static str,
-    pub(crate) run: fn(Scale) -> Pin<Box<dyn Future<Output = anyhow::Result<Found>> + Send>>,
+    pub(crate) run: Run,
 }
+
+type Run = fn(Scale) -> Pin<Box<dyn Future<Output = anyhow::Result<Found>> + Send>>;
 
 macro_rules! scenarios {
     ($($test:literal $subject:literal $room:ident),+ $(,)?) => {
@@ -32,6 +35,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     "T3" "an error at every write" partial_writes,
     "T4" "lost replies" lost_replies,
     "T5" "cancelled calls" cancellation,
+    "T6" "holders that die or stand still" dead_holders,
     "T7" "scripts flushed" script_flush,
     "T8" "killed servers" restarts,
     "T9" "fail-over and split brain" failover,
@@ -42,6 +46,18 @@ pub(crate) const ALL: &[Scenario] = scenarios![
 
 /// Plays a process that a scenario has started.
 pub(crate) async fn play(role: &str, arguments: &[String]) -> ExitCode {
-    eprintln!("error: there is no role {role:?}, with {arguments:?}");
-    ExitCode::from(2)
+    let played = match role {
+        "holder" => dead_holders::hold(arguments).await,
+        _ => {
+            eprintln!("error: there is no role {role:?}, with {arguments:?}");
+            return ExitCode::from(2);
+        }
+    };
+    match played {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {role}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
