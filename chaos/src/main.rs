@@ -10,6 +10,7 @@ mod load;
 mod meter;
 mod scenarios;
 mod suite;
+mod way;
 mod worker;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! Every scenario, in the order of the suite.
 
 mod cancellation;
+mod clocks;
 mod dead_flow;
 mod dead_holders;
 mod failover;
@@ -40,6 +41,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     "T8" "killed servers" restarts,
     "T9" "fail-over and split brain" failover,
     "T10" "a cluster that moves" resharding,
+    "T11" "clocks that step, drift and differ" clocks,
     "T12" "memory that runs out" memory,
     "T16" "flows that go dead" dead_flow,
 ];
