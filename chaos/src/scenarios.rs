@@ -7,6 +7,7 @@ mod dead_holders;
 mod failover;
 mod lost_replies;
 mod memory;
+mod numbers;
 mod partial_writes;
 mod resharding;
 mod restarts;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     "T10" "a cluster that moves" resharding,
     "T11" "clocks that step, drift and differ" clocks,
     "T12" "memory that runs out" memory,
+    "T13" "numbers, ids and files of any kind" numbers,
     "T16" "flows that go dead" dead_flow,
 ];
 
