@@ -1,6 +1,7 @@
 //! Every scenario, in the order of the suite.
 
 mod cancellation;
+mod cardinality;
 mod clocks;
 mod dead_flow;
 mod dead_holders;
@@ -45,6 +46,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     "T11" "clocks that step, drift and differ" clocks,
     "T12" "memory that runs out" memory,
     "T13" "numbers, ids and files of any kind" numbers,
+    "T14" "a million users" cardinality,
     "T16" "flows that go dead" dead_flow,
 ];
 
