@@ -5,6 +5,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a scenario that cannot go on ends, and says where")]
 
+mod caller;
 mod found;
 mod load;
 mod meter;

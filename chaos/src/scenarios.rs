@@ -13,10 +13,11 @@ mod partial_writes;
 mod resharding;
 mod restarts;
 mod script_flush;
+mod skew;
 
 use std::{future::Future, pin::Pin, process::ExitCode};
 
-use crate::{found::Found, suite::Scale};
+use crate::{caller, found::Found, suite::Scale};
 
 /// One scenario.
 pub(crate) struct Scenario {
@@ -48,11 +49,13 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     "T13" "numbers, ids and files of any kind" numbers,
     "T14" "a million users" cardinality,
     "T16" "flows that go dead" dead_flow,
+    "T17" "two versions side by side" skew,
 ];
 
 /// Plays a process that a scenario has started.
 pub(crate) async fn play(role: &str, arguments: &[String]) -> ExitCode {
     let played = match role {
+        "caller" => caller::call(arguments).await.map_err(|error| anyhow::anyhow!(error)),
         "holder" => dead_holders::hold(arguments).await,
         _ => {
             eprintln!("error: there is no role {role:?}, with {arguments:?}");
