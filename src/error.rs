@@ -31,12 +31,13 @@ pub struct Error {
     kind: ErrorKind,
     message: Box<str>,
     denial: Option<Box<Denial>>,
+    refused: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
-        Self { kind, message: message.into(), denial: None, source: None }
+        Self { kind, message: message.into(), denial: None, refused: false, source: None }
     }
 
     pub(crate) fn invalid(message: impl Into<Box<str>>) -> Self {
@@ -52,7 +53,18 @@ impl Error {
     #[cfg(feature = "redis")]
     pub(crate) fn copy(&self) -> Self {
         let (message, denial) = (self.message.clone(), self.denial.clone());
-        Self { kind: self.kind, message, denial, source: self.source.clone() }
+        Self { kind: self.kind, message, denial, refused: self.refused, source: self.source.clone() }
+    }
+
+    /// The store was asked once, and refused before it changed anything: there is nothing to give back.
+    #[cfg(feature = "redis")]
+    pub(crate) fn refused(mut self, refused: bool) -> Self {
+        self.refused = refused;
+        self
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
     }
 
     /// A failure of a caller's own code, for instance of a [`PolicySource`](crate::PolicySource) that reads a database.

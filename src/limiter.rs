@@ -309,7 +309,15 @@ impl Asking<'_> {
                 return Ok(Some(Asked::without_store(Outcome::Admitted(self.unlimited()))));
             }
             let (unclaimed, sent_ms) = (self.unclaimed(), self.dispatch.clock.now_ms());
-            let answer = self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await?;
+            let answer = match self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    if error.is_refused() {
+                        unclaimed.claim();
+                    }
+                    return Err(error);
+                }
+            };
             self.limiter.core.failure.answered();
             if matches!(answer.verdict, Verdict::Stale | Verdict::Lost) {
                 // an answer before this one may have been lost: whatever it charged is given back

@@ -5,11 +5,14 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a scenario that cannot go on ends, and says where")]
 
+mod caller;
 mod found;
 mod load;
 mod meter;
 mod scenarios;
 mod suite;
+mod way;
+mod worker;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
-//! What writes nothing: a denial, and a script that meets a key it cannot read.
+//! What writes nothing: a denial, a script that meets a key it cannot read, and a call that a full Redis refuses.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use allotment::{
     Cost, ErrorKind, Limit, Limiter, Outcome, Policy, Subject,
@@ -8,7 +8,7 @@ use allotment::{
 };
 use redis::aio::MultiplexedConnection;
 
-use crate::support::{Stage, dump_all, random_org, raw};
+use crate::support::{Server, Stage, dump_all, random_org, raw};
 
 type Dump = BTreeMap<String, crate::support::Stored>;
 
@@ -185,4 +185,25 @@ async fn a_key_that_no_script_can_read_fails_who_needs_it_and_nobody_else() {
             assert_eq!(used, [3, 25], "{at}: the org holds what was admitted, and nothing of the failed");
         }
     }
+}
+
+/// Each call that a full Redis refused was given back in the background: one more key, at the worst of times, for what was never charged.
+#[tokio::test]
+async fn a_call_that_a_full_redis_refuses_leaves_nothing_behind() {
+    let server = Server::start().await;
+    let (mut conn, org) = (raw(&server).await, random_org());
+    let policy =
+        Policy::new().limit(Limit::new("org").requests(10)).limit(Limit::new("user").scope(["user"]).requests(10));
+    let limiter =
+        || Limiter::builder().redis(server.url()).policy(policy.clone()).deadline(Duration::from_secs(20)).build();
+    let (first, second) = (limiter().unwrap(), limiter().unwrap());
+    drop(first.try_acquire(&Subject::org(org.as_str()).user("alice"), Cost::new()).await.unwrap());
+    first.shutdown().await;
+    let before = dump_all(&mut conn, "*").await;
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec_async(&mut conn).await.unwrap();
+    let refused = second.try_acquire(&Subject::org(org.as_str()).user("bob"), Cost::new()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    // what is done in the background is done
+    second.shutdown().await;
+    assert_eq!(dump_all(&mut conn, "*").await, before);
 }

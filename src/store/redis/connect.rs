@@ -119,7 +119,9 @@ impl Connections {
                     } else {
                         node.answered();
                     }
-                    return Err(error);
+                    // an answer before this one may have been lost
+                    let refused = error.is_refused() && last.is_none();
+                    return Err(error.refused(refused));
                 }
                 (Then::Moved(to), Self::Cluster(cluster)) => {
                     cluster.moved(question.slot(), &to, &node);

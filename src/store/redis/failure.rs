@@ -85,7 +85,9 @@ impl From<RedisError> for Failure {
             _ if is_unreachable(&error) => (Unavailable, "Redis cannot be reached", Then::Reconnect),
             _ => (Protocol, "Redis answered with an error", Then::GiveUp),
         };
-        Self::new(Error::new(kind, message).with_source(error), then)
+        // scripts check all that they read before they write, and what a full Redis refuses is their first write
+        let refused = matches!(code, "ALLOTFORMAT" | "OOM");
+        Self::new(Error::new(kind, message).with_source(error).refused(refused), then)
     }
 }
 
