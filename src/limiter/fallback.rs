@@ -59,16 +59,15 @@ impl Asking<'_> {
         if self.plan.is_blocked() {
             return Some(self.plan.denial_blocked(self.dispatch.clock.now_ms()));
         }
-        let denial = self.plan.denial_for_ever(self.plan.never()?, Vec::new());
-        // what a loss of data leaves of a limit grows
-        Some(if self.plan.is_growing() { estimated(denial) } else { denial })
+        // by whole limits, whatever a loss of data has left of them
+        Some(self.plan.denial_for_ever(self.plan.never()?, Vec::new()))
     }
 
     fn decide_by_share(&self, members: u64, degraded: Degraded) -> Result<Outcome, Error> {
         let shared = self.plan.shared_among(members);
-        if let Some(over) = shared.never() {
+        if let Some(denial) = self.plan.denial_of_share(&shared) {
             // the limit itself has room for it, and the store may answer by then
-            return Ok(Outcome::Denied(estimated(shared.denial_for_ever(over, Vec::new()))));
+            return Ok(Outcome::Denied(estimated(denial)));
         }
         let request = shared.acquire_request(self.id, 0);
         // the process's own store knows of no controls: the plan has what they make of the limits
