@@ -31,12 +31,13 @@ pub struct Error {
     kind: ErrorKind,
     message: Box<str>,
     denial: Option<Box<Denial>>,
+    is_refusal: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
-        Self { kind, message: message.into(), denial: None, source: None }
+        Self { kind, message: message.into(), denial: None, is_refusal: false, source: None }
     }
 
     pub(crate) fn invalid(message: impl Into<Box<str>>) -> Self {
@@ -48,11 +49,22 @@ impl Error {
         self
     }
 
+    /// The same error, of a store that answers, and refuses.
+    #[cfg(feature = "redis")]
+    pub(crate) fn refused(self) -> Self {
+        Self { is_refusal: true, ..self }
+    }
+
+    /// Whether the store answers, and refuses: somebody must mend something there or here.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.is_refusal
+    }
+
     /// The same error for another request of one batch.
     #[cfg(feature = "redis")]
     pub(crate) fn copy(&self) -> Self {
         let (message, denial) = (self.message.clone(), self.denial.clone());
-        Self { kind: self.kind, message, denial, source: self.source.clone() }
+        Self { kind: self.kind, message, denial, is_refusal: self.is_refusal, source: self.source.clone() }
     }
 
     /// A failure of a caller's own code, for instance of a [`PolicySource`](crate::PolicySource) that reads a database.

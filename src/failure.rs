@@ -25,6 +25,9 @@ use crate::{
 
 /// Who decides when the store does not answer within the deadline.
 ///
+/// A store that answers and refuses is not away: a wrong user, password or certificate, a right that the user lacks, no memory, a disk that
+/// fails. Calls then fail with its error, whatever the policy.
+///
 /// Written `deny`, `allow` or `local`. A decision that a policy made says so: [`Permit::degraded`](crate::Permit::degraded),
 /// [`Denial::degraded`](crate::Denial::degraded). Places in line are not promised meanwhile. What was admitted is charged in the store when
 /// it answers again, at that time, whatever the limits say then.
@@ -122,7 +125,8 @@ impl Failure {
 
     /// Who decides a call of this org that failed with `error`; `None`: nobody, so that the error is the answer.
     pub(crate) fn steps_in(&self, org: &str, error: &Error) -> Option<Degraded> {
-        if !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) {
+        // who refuses is there: as long as a password is wrong, or memory is out, limits hold
+        if error.is_refusal() || !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) {
             return None;
         }
         let degraded = match self.policy {

@@ -41,7 +41,7 @@ impl Failure {
     pub(super) fn not_loaded(error: RedisError) -> Self {
         let message =
             "the scripts are not loaded, and this user may not send them: run `allotment doctor --load-scripts`";
-        Self::new(Error::new(ErrorKind::Unavailable, message).with_source(error), Then::GiveUp)
+        Self::new(Error::new(ErrorKind::Unavailable, message).with_source(error).refused(), Then::GiveUp)
     }
 
     /// Nothing came in time.
@@ -85,7 +85,9 @@ impl From<RedisError> for Failure {
             _ if is_unreachable(&error) => (Unavailable, "Redis cannot be reached", Then::Reconnect),
             _ => (Protocol, "Redis answered with an error", Then::GiveUp),
         };
-        Self::new(Error::new(kind, message).with_source(error), then)
+        let error = Error::new(kind, message).with_source(error);
+        // what no repeat mends was refused
+        Self::new(if then == Then::GiveUp { error.refused() } else { error }, then)
     }
 }
 

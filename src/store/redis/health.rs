@@ -71,6 +71,8 @@ impl Health {
     /// A call was refused by a server that is there, which may grant others; says whether that is to be told again.
     pub(super) fn refused(&self, now: Instant) -> bool {
         let mut state = self.0.lock();
+        // it is there: others hear what it says to them, not that it is silent. That it answers again is still to be told
+        (state.open_until, state.failures) = (None, state.failures.min(1));
         let tells = state.refusal_told.is_none_or(|told| now.duration_since(told) >= REFUSAL_PAUSE);
         if tells {
             state.refusal_told = Some(now);
@@ -120,5 +122,17 @@ mod tests {
         let told: Vec<_> = [0, 1, 2, 9_999, 10_000, 10_001].into_iter().map(|ms| health.refused(at(ms))).collect();
         assert_eq!(told, [true, false, false, false, true, false]);
         assert!(health.admit(at(10_002)).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_closes_the_breaker() {
+        let (health, start) = (Health::default(), Instant::now());
+        for _ in 0..FAILURES_MAX {
+            health.failed(start);
+        }
+        assert!(health.admit(start + PAUSE).is_ok() && health.admit(start + PAUSE).is_err());
+        health.refused(start + PAUSE);
+        assert!(health.admit(start + PAUSE).is_ok());
+        assert_eq!(health.answered(), Change::Recovers);
     }
 }
