@@ -31,13 +31,14 @@ pub struct Error {
     kind: ErrorKind,
     message: Box<str>,
     denial: Option<Box<Denial>>,
-    refused: bool,
+    is_refusal: bool,
+    has_no_effect: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
-        Self { kind, message: message.into(), denial: None, refused: false, source: None }
+        Self { kind, message: message.into(), denial: None, is_refusal: false, has_no_effect: false, source: None }
     }
 
     pub(crate) fn invalid(message: impl Into<Box<str>>) -> Self {
@@ -49,22 +50,34 @@ impl Error {
         self
     }
 
+    /// The same error, of a store that answers, and refuses.
+    #[cfg(feature = "redis")]
+    pub(crate) fn refused(self) -> Self {
+        Self { is_refusal: true, ..self }
+    }
+
+    /// Whether the store answers, and refuses: somebody must mend something there or here.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.is_refusal
+    }
+
     /// The same error for another request of one batch.
     #[cfg(feature = "redis")]
     pub(crate) fn copy(&self) -> Self {
         let (message, denial) = (self.message.clone(), self.denial.clone());
-        Self { kind: self.kind, message, denial, refused: self.refused, source: self.source.clone() }
+        let (is_refusal, has_no_effect) = (self.is_refusal, self.has_no_effect);
+        Self { kind: self.kind, message, denial, is_refusal, has_no_effect, source: self.source.clone() }
     }
 
     /// The store was asked once, and refused before it changed anything: there is nothing to give back.
     #[cfg(feature = "redis")]
-    pub(crate) fn refused(mut self, refused: bool) -> Self {
-        self.refused = refused;
+    pub(crate) fn without_effect(mut self, has_no_effect: bool) -> Self {
+        self.has_no_effect = has_no_effect;
         self
     }
 
-    pub(crate) fn is_refused(&self) -> bool {
-        self.refused
+    pub(crate) fn has_no_effect(&self) -> bool {
+        self.has_no_effect
     }
 
     /// A failure of a caller's own code, for instance of a [`PolicySource`](crate::PolicySource) that reads a database.

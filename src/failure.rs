@@ -25,6 +25,9 @@ use crate::{
 
 /// Who decides when the store does not answer within the deadline.
 ///
+/// A store that answers and refuses is not away: a wrong user, password or certificate, a right that the user lacks, no memory, a disk that
+/// fails. Calls then fail with its error, whatever the policy.
+///
 /// Written `deny`, `allow` or `local`. A decision that a policy made says so: [`Permit::degraded`](crate::Permit::degraded),
 /// [`Denial::degraded`](crate::Denial::degraded). Places in line are not promised meanwhile. What was admitted is charged in the store when
 /// it answers again, at that time, whatever the limits say then.
@@ -122,7 +125,8 @@ impl Failure {
 
     /// Who decides a call of this org that failed with `error`; `None`: nobody, so that the error is the answer.
     pub(crate) fn steps_in(&self, org: &str, error: &Error) -> Option<Degraded> {
-        if !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) {
+        // who refuses is there: as long as a password is wrong, or memory is out, limits hold
+        if error.is_refusal() || !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) {
             return None;
         }
         let degraded = match self.policy {
@@ -132,7 +136,7 @@ impl Failure {
             FailurePolicy::Local if !self.postings.has_room() => return None,
             FailurePolicy::Local => Degraded::Local { members: self.members.known(org)? },
         };
-        self.health.begins(error);
+        self.health.begins(error, self.dispatch.clock.now_ms());
         Some(degraded)
     }
 
@@ -142,16 +146,22 @@ impl Failure {
         self.local.acquire(org, &[request]).pop().unwrap_or_else(no_answer)
     }
 
-    /// Remembers an admission, to charge it when the store answers again. `None`: too much is remembered already.
+    /// Remembers an admission, to charge it under `id` when the store answers again; it was `asked` for it under another one. `None`: too
+    /// much is remembered already.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`] once this process has [left](Self::leave): the store would never be told.
     pub(crate) fn remember(
         &self,
         org: &Arc<str>,
         plan: &Arc<Plan>,
+        asked: ReservationId,
         id: ReservationId,
         degraded: Degraded,
-    ) -> Option<Arc<Posting>> {
+    ) -> Result<Option<Arc<Posting>>, Error> {
         let local = matches!(degraded, Degraded::Local { .. }).then(|| Arc::clone(&self.local));
-        let posting = Posting::new(org, plan, id, local, self.dispatch.clock.now_ms());
+        let posting = Posting::new(org, plan, asked, id, local, self.dispatch.clock.now_ms());
         self.postings.remember(posting)
     }
 
@@ -160,9 +170,9 @@ impl Failure {
         self.health.decided(outcome);
     }
 
-    /// Charges what has not been, if the store answers, and is a member no more.
+    /// Is a member no more, admits nothing from now on, and charges what has not been, if the store answers.
     pub(crate) async fn leave(&self) {
         self.members.leave().await;
-        self.postings.flush().await;
+        self.postings.close().await;
     }
 }

@@ -312,7 +312,7 @@ impl Asking<'_> {
             let answer = match self.dispatch.acquire(&self.org, self.request(max_wait_ms)).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    if error.is_refused() {
+                    if error.has_no_effect() {
                         unclaimed.claim();
                     }
                     return Err(error);

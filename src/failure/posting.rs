@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct Posting {
     pub(super) org: Arc<str>,
     plan: Arc<Plan>,
+    /// Under which the store was asked, and may have charged it without an answer.
+    asked: ReservationId,
     id: ReservationId,
     /// Where it is charged until the store is told; nowhere, with the policy `allow`.
     local: Option<Arc<MemoryStore>>,
@@ -58,12 +60,13 @@ impl Posting {
     pub(super) fn new(
         org: &Arc<str>,
         plan: &Arc<Plan>,
+        asked: ReservationId,
         id: ReservationId,
         local: Option<Arc<MemoryStore>>,
         admitted_ms: u64,
     ) -> Arc<Self> {
         let state = Mutex::new(State { stage: Stage::Waiting, ended: None });
-        Arc::new(Self { org: Arc::clone(org), plan: Arc::clone(plan), id, local, admitted_ms, state })
+        Arc::new(Self { org: Arc::clone(org), plan: Arc::clone(plan), asked, id, local, admitted_ms, state })
     }
 
     /// The call has ended: with what it used, or given back. Ending it again changes nothing.
@@ -85,6 +88,13 @@ impl Posting {
             Stage::Over => {}
         }
         Settling::Here
+    }
+
+    /// Gives back what the store may have charged when it was asked, if it is to be told of the admission still: the release in the
+    /// background gives up in a long outage.
+    pub(super) fn release_of_asked(&self) -> Option<SettleRequest> {
+        let is_charged = matches!(self.state.lock().stage, Stage::Posted { .. } | Stage::Over);
+        (!is_charged).then(|| self.plan.settle_request(self.asked, None, None))
     }
 
     /// What the store is to be told of the admission, if anything; from now on it may know.
@@ -173,7 +183,8 @@ mod tests {
         let (policy, subject) = (Arc::new(policy.compile().unwrap()), Subject::org("acme"));
         let plan =
             Plan::new(policy, &subject, Cost::images(10), "interactive", &Arc::new(Controls::default()), None).unwrap();
-        Posting::new(&"acme".into(), &Arc::new(plan), ReservationId::new(Owner::of(None)), None, 1_000_000)
+        let [asked, id] = [(); 2].map(|()| ReservationId::new(Owner::of(None)));
+        Posting::new(&"acme".into(), &Arc::new(plan), asked, id, None, 1_000_000)
     }
 
     fn images(request: &AcquireRequest) -> Vec<u64> {

@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -26,8 +27,10 @@ use crate::{
 const WAITING_MAX: usize = 100_000;
 /// How many of an org are charged in one call.
 const BATCH_MAX: usize = 64;
-/// How often a batch is sent anew because controls have changed under it.
+/// How often a batch is sent anew because controls have changed under it, or the data of the org were lost.
 const CHANGES_MAX: u32 = 8;
+/// How long nothing is tried after a try that failed, though calls of other orgs are answered.
+const FAILED_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(super) struct Postings {
@@ -46,6 +49,8 @@ struct Waiting {
     count: usize,
     /// A task posts.
     is_posted: bool,
+    /// Nothing more is taken.
+    is_closed: bool,
 }
 
 impl Waiting {
@@ -95,16 +100,23 @@ impl Postings {
     }
 
     /// Keeps an admission until the store is told. `None`: there is no room.
-    pub(super) fn remember(self: &Arc<Self>, posting: Arc<Posting>) -> Option<Arc<Posting>> {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`]: nobody would tell it.
+    pub(super) fn remember(self: &Arc<Self>, posting: Arc<Posting>) -> Result<Option<Arc<Posting>>, Error> {
         let mut waiting = self.waiting.lock();
+        if waiting.is_closed {
+            return Err(Error::new(ErrorKind::Closed, "the limiter has been shut down"));
+        }
         if waiting.count >= WAITING_MAX {
             telemetry::posting("forgotten");
-            return None;
+            return Ok(None);
         }
         waiting.count += 1;
         waiting.by_org.entry(Arc::clone(&posting.org)).or_default().push_back(Arc::clone(&posting));
         self.start(&mut waiting);
-        Some(posting)
+        Ok(Some(posting))
     }
 
     /// The store answers again.
@@ -112,7 +124,7 @@ impl Postings {
         let mut waiting = self.waiting.lock();
         if waiting.by_org.is_empty() {
             drop(waiting);
-            self.health.ends();
+            self.health.ends(self.clock.now_ms());
         } else {
             self.start(&mut waiting);
             self.hurry.notify_one();
@@ -128,34 +140,43 @@ impl Postings {
     }
 
     async fn post_until_done(&self) {
+        let mut told = false;
         loop {
             tokio::select! {
                 () = self.clock.sleep(RETRY) => {}
                 () = self.hurry.notified() => {}
             }
-            let posted = self.post().await.is_ok_and(|answered| answered);
+            match self.post().await {
+                Ok(any) => told |= any,
+                Err(_) => {
+                    told = false;
+                    self.health.fails(self.clock.now_ms());
+                    self.clock.sleep(FAILED_PAUSE).await;
+                }
+            }
+            let is_empty = self.waiting.lock().by_org.is_empty();
+            if !is_empty || told && !self.health.ends(self.clock.now_ms()) {
+                continue;
+            }
             let mut waiting = self.waiting.lock();
             if waiting.by_org.is_empty() {
                 waiting.is_posted = false;
-                drop(waiting);
-                if posted {
-                    self.health.ends();
-                }
                 return;
             }
         }
     }
 
-    /// Charges what waits, once, if the store answers; what does not arrive leaves with its window.
-    pub(super) async fn flush(&self) {
-        match self.post().await {
-            Ok(true) => self.health.ends(),
-            Ok(false) => {}
-            Err(error) => telemetry::unposted(self.waiting.lock().count, &error),
+    /// Takes nothing more, and charges what waits, once, if the store answers; what does not arrive leaves with its window.
+    pub(super) async fn close(&self) {
+        self.waiting.lock().is_closed = true;
+        if let Err(error) = self.post().await {
+            telemetry::unposted(self.waiting.lock().count, &error);
         }
+        self.health.ends(self.clock.now_ms());
     }
 
-    /// Tells the store of all that waits; says whether there was anything to tell.
+    /// Tells the store of all that waits; says whether there was anything to tell. What fails for one org keeps nobody else's back: of a
+    /// cluster, its node alone may be away.
     async fn post(&self) -> Result<bool, Error> {
         let _turn = self.turn.lock().await;
         let orgs: Vec<Arc<str>> = {
@@ -163,54 +184,67 @@ impl Postings {
             (0..waiting.prune(self.clock.now_ms())).for_each(|_| telemetry::posting("expired"));
             waiting.by_org.keys().map(Arc::clone).collect()
         };
+        let mut failed = None;
         for org in &orgs {
-            loop {
-                let batch = self.waiting.lock().first(org);
-                if batch.is_empty() {
-                    break;
-                }
-                self.charge(org, &batch).await?;
-                self.settle(org, &batch).await?;
+            if let Err(error) = self.post_org(org).await {
+                failed.get_or_insert(error);
             }
         }
-        Ok(!orgs.is_empty())
+        failed.map_or(Ok(!orgs.is_empty()), Err)
     }
 
-    /// Charges those of a batch that have not been.
+    async fn post_org(&self, org: &str) -> Result<(), Error> {
+        loop {
+            let batch = self.waiting.lock().first(org);
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.charge(org, &batch).await?;
+            self.settle(org, &batch).await?;
+        }
+    }
+
+    /// Charges those of a batch that have not been, and nothing beside that.
     async fn charge(&self, org: &str, batch: &[Arc<Posting>]) -> Result<(), Error> {
+        let releases: Vec<_> = batch.iter().filter_map(|posting| posting.release_of_asked()).collect();
+        let released = if releases.is_empty() { Vec::new() } else { self.store.settle(org, &releases).await };
+        if let Some(error) = released.into_iter().find_map(|released| released.err().filter(Error::is_retryable)) {
+            return Err(error);
+        }
         let mut controls = None;
         for _ in 0..CHANGES_MAX {
-            let now_ms = self.clock.now_ms();
+            let (now_ms, lost_at) = (self.clock.now_ms(), self.store.loss(org).map_or(0, |loss| loss.at));
             let (sent, requests): (Vec<_>, Vec<_>) = batch
                 .iter()
                 .filter_map(|posting| {
                     let request = posting.send(now_ms)?;
-                    Some((posting, AcquireRequest { controls: controls.unwrap_or(request.controls), ..request }))
+                    let controls = controls.unwrap_or(request.controls);
+                    Some((posting, AcquireRequest { controls, lost_at, ..request }))
                 })
                 .unzip();
             if requests.is_empty() {
                 return Ok(());
             }
-            let mut is_stale = false;
+            let mut is_due_again = false;
             for (posting, answer) in sent.into_iter().zip(self.store.acquire(org, &requests).await) {
                 match answer.map(|answer| answer.verdict) {
                     Ok(Verdict::Admitted { at }) => {
                         posting.is_posted(at);
                         self.health.posted();
                     }
-                    // sent again, by the controls that the org has now: none of them binds what has been admitted
-                    Ok(Verdict::Stale) => is_stale = true,
+                    // sent again, by the controls and the loss that the org has now: neither binds what has been admitted
+                    Ok(Verdict::Stale | Verdict::Lost) => is_due_again = true,
                     Err(error) if error.is_retryable() => return Err(error),
                     Ok(_) | Err(_) => refused(posting),
                 }
             }
-            if !is_stale {
+            if !is_due_again {
                 return Ok(());
             }
             let stored = self.store.controls(org, 0).await?;
             controls = Some((stored.version, stored.controls.iter().filter_map(|(_, until)| *until).min()));
         }
-        Err(Error::new(ErrorKind::Unavailable, "the controls of the org change faster than a call can be charged"))
+        Err(Error::new(ErrorKind::Unavailable, "the org changes faster than a call can be charged"))
     }
 
     /// Settles those of a batch whose calls ended before the store knew of them.
@@ -260,29 +294,69 @@ mod tests {
         subject::Subject,
     };
 
-    #[test]
-    fn what_waits_is_bounded_until_its_window_has_passed() {
+    /// Postings to an embedded store, by its clock, and a call of one request in a minute.
+    fn scene() -> (ManualClock, Arc<Postings>, Arc<Plan>) {
         let clock = ManualClock::new();
         let store = Arc::new(Store::Memory(MemoryStore::new(Clock::Manual(clock.clone()))));
-        let health = Arc::new(Health::new("allow"));
-        // nobody posts: there is no runtime
-        let postings = Postings::new(store, Clock::Manual(clock.clone()), health);
+        let postings = Postings::new(store, Clock::Manual(clock.clone()), Arc::new(Health::new("allow")));
         let policy = Arc::new(Policy::new().limit(Limit::new("org").requests(9)).compile().unwrap());
         let (subject, controls) = (Subject::org("acme"), Arc::new(Controls::default()));
-        let plan = Arc::new(Plan::new(policy, &subject, Cost::new(), "interactive", &controls, None).unwrap());
-        let remember = || {
-            let id = ReservationId::new(Owner::of(None));
-            postings.remember(Posting::new(&"acme".into(), &plan, id, None, clock.now_ms()))
-        };
+        let plan = Plan::new(policy, &subject, Cost::new(), "interactive", &controls, None).unwrap();
+        (clock, postings, Arc::new(plan))
+    }
+
+    fn id() -> ReservationId {
+        ReservationId::new(Owner::of(None))
+    }
+
+    #[test]
+    fn what_waits_is_bounded_until_its_window_has_passed() {
+        // nobody posts: there is no runtime
+        let (clock, postings, plan) = scene();
+        let remember =
+            || postings.remember(Posting::new(&"acme".into(), &plan, id(), id(), None, clock.now_ms())).unwrap();
         for _ in 1..WAITING_MAX {
             assert!(remember().is_some());
         }
         assert!(postings.has_room() && remember().is_some());
         assert!(!postings.has_room() && remember().is_none());
-        clock.advance(std::time::Duration::from_millis(59_999));
+        clock.advance(Duration::from_millis(59_999));
         assert_eq!(postings.waiting.lock().prune(clock.now_ms()), 0);
-        clock.advance(std::time::Duration::from_millis(1));
+        clock.advance(Duration::from_millis(1));
         assert_eq!(postings.waiting.lock().prune(clock.now_ms()), WAITING_MAX as u64);
         assert!(postings.has_room());
+    }
+
+    #[tokio::test]
+    async fn what_the_store_charged_without_an_answer_does_not_stay_beside_the_posting() {
+        let (clock, postings, plan) = scene();
+        let used = async || {
+            let look = postings.store.inspect("acme", &plan.inspect_request()).await.unwrap();
+            look.ledgers
+                .iter()
+                .map(|ledger| ledger.entries.iter().map(|entry| entry.amounts[0]).sum::<u64>())
+                .sum::<u64>()
+        };
+        let (asked, late) = (id(), id());
+        let answer = postings.store.acquire("acme", &[plan.acquire_request(asked, 0)]).await.remove(0).unwrap();
+        assert!(matches!(answer.verdict, Verdict::Admitted { .. }));
+        for asked in [asked, late] {
+            let posting = Posting::new(&"acme".into(), &plan, asked, id(), None, clock.now_ms());
+            assert!(postings.remember(posting).unwrap().is_some());
+        }
+        postings.close().await;
+        assert_eq!(used().await, 2, "one each");
+        let answer = postings.store.acquire("acme", &[plan.acquire_request(late, 0)]).await.remove(0).unwrap();
+        assert_eq!((answer.verdict, used().await), (Verdict::Released, 2), "what arrives later charges nothing");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_admitted_that_nobody_would_tell_the_store() {
+        let (clock, postings, plan) = scene();
+        let remember = || postings.remember(Posting::new(&"acme".into(), &plan, id(), id(), None, clock.now_ms()));
+        let before = remember().unwrap().unwrap();
+        postings.close().await;
+        assert!(!before.is_owed());
+        assert_eq!(remember().unwrap_err().kind(), ErrorKind::Closed);
     }
 }

@@ -171,6 +171,9 @@ impl Waiting {
                 self.unclaimed.claim();
                 return Ok(Some(permit));
             }
+            if now_ms > due_ms + PASSED_MS_MAX {
+                return Ok(None);
+            }
             // nobody starts on a place that is not known: asked for at `ask_ms`, whatever the due time
             let next_ms = if confirmed { ask_ms.min(due_ms) } else { ask_ms };
             tokio::select! {
@@ -216,13 +219,17 @@ impl Waiting {
         }
     }
 
-    /// The call's place has come: it takes its slots, and learns of a block. A place that needs no slot is kept should the store not answer.
+    /// The call's place has come: it takes its slots, and learns of a block. Should the store not answer, a place that needs no slot is kept,
+    /// and one that does is given up.
     async fn start(&self, asking: &mut Asking<'_>, clock: &Clock) -> Result<Start, Error> {
         for _ in 0..CHANGES_MAX {
             let (sent_ms, mut request) = (clock.now_ms(), asking.plan.acquire_request(asking.id, 0));
             (request.lease_ms, request.repeats) = (asking.dispatch.leases.lease_ms, true);
             let answer = match asking.dispatch.acquire(&asking.org, request).await {
-                Err(error) if error.is_retryable() && !asking.plan.takes_slots() => return Ok(Start::Unconfirmed),
+                Err(error) if error.is_retryable() => {
+                    // who gives its place up asks anew, and the failure policy decides if need be
+                    return Ok(if asking.plan.takes_slots() { Start::Lost } else { Start::Unconfirmed });
+                }
                 answer => answer?,
             };
             match answer.verdict {
@@ -257,7 +264,7 @@ enum Start {
     Now(Box<Permit>),
     /// The store did not answer.
     Unconfirmed,
-    /// No slot is free, or the place is not known any more.
+    /// No slot is free, or nobody says so, or the place is not known any more.
     Lost,
 }
 

@@ -9,7 +9,7 @@ use crate::{
     failure::RETRY,
     limiter::{Asked, Asking, Outcome},
     permit::Permit,
-    store::{AcquireRequest, Answer, Notes, Verdict},
+    store::{AcquireRequest, Answer, Notes, ReservationId, Verdict},
 };
 
 /// How long a slot of this process is kept: a call frees it when it ends, and the process takes its slots along when it does.
@@ -34,11 +34,12 @@ impl Asking<'_> {
 
     fn decide_without_store(&mut self, degraded: Degraded) -> Result<Outcome, Error> {
         // whatever the store may have charged under the id that it was asked with is given back
+        let asked = self.id;
         self.take_new_id();
         let outcome = match (self.refusal(), degraded) {
             (Some(denial), _) => Outcome::Denied(denial),
-            (None, Degraded::Allow) => Outcome::Admitted(self.degraded_permit(degraded, Vec::new())),
-            (None, Degraded::Local { members }) => self.decide_by_share(members, degraded)?,
+            (None, Degraded::Allow) => Outcome::Admitted(self.degraded_permit(asked, degraded, Vec::new())?),
+            (None, Degraded::Local { members }) => self.decide_by_share(asked, members, degraded)?,
         };
         let failure = &self.limiter.core.failure;
         Ok(match outcome {
@@ -59,16 +60,15 @@ impl Asking<'_> {
         if self.plan.is_blocked() {
             return Some(self.plan.denial_blocked(self.dispatch.clock.now_ms()));
         }
-        let denial = self.plan.denial_for_ever(self.plan.never()?, Vec::new());
-        // what a loss of data leaves of a limit grows
-        Some(if self.plan.is_growing() { estimated(denial) } else { denial })
+        // by whole limits, whatever a loss of data has left of them
+        Some(self.plan.denial_for_ever(self.plan.never()?, Vec::new()))
     }
 
-    fn decide_by_share(&self, members: u64, degraded: Degraded) -> Result<Outcome, Error> {
+    fn decide_by_share(&self, asked: ReservationId, members: u64, degraded: Degraded) -> Result<Outcome, Error> {
         let shared = self.plan.shared_among(members);
-        if let Some(over) = shared.never() {
+        if let Some(denial) = self.plan.denial_of_share(&shared) {
             // the limit itself has room for it, and the store may answer by then
-            return Ok(Outcome::Denied(estimated(shared.denial_for_ever(over, Vec::new()))));
+            return Ok(Outcome::Denied(estimated(denial)));
         }
         let request = shared.acquire_request(self.id, 0);
         // the process's own store knows of no controls: the plan has what they make of the limits
@@ -79,15 +79,21 @@ impl Asking<'_> {
                 Outcome::Denied(estimated(shared.denial_until(&answer, *at, *setter, short, 0)))
             }
             Verdict::Full { slots, at } => Outcome::Denied(estimated(shared.denial_full(&answer, *slots, *at, 0))),
-            _ => Outcome::Admitted(self.degraded_permit(degraded, shared.statuses(&answer))),
+            _ => Outcome::Admitted(self.degraded_permit(asked, degraded, shared.statuses(&answer))?),
         })
     }
 
-    fn degraded_permit(&self, degraded: Degraded, limits: Vec<LimitStatus>) -> Permit {
-        let posting = self.limiter.core.failure.remember(&self.org, &self.plan, self.id, degraded);
+    fn degraded_permit(
+        &self,
+        asked: ReservationId,
+        degraded: Degraded,
+        limits: Vec<LimitStatus>,
+    ) -> Result<Permit, Error> {
+        let posting = self.limiter.core.failure.remember(&self.org, &self.plan, asked, self.id, degraded)?;
         let reservation = posting.as_ref().map(|_| self.reservation(0));
         let at_ms = self.dispatch.clock.now_ms();
-        Permit::new(reservation, self.plan.cost().clone(), at_ms, limits, None).degraded_by(degraded, posting)
+        let permit = Permit::new(reservation, self.plan.cost().clone(), at_ms, limits, None);
+        Ok(permit.degraded_by(degraded, posting))
     }
 }
 

@@ -79,10 +79,19 @@ impl Plan {
 
     /// The first limit whose amount the cost exceeds, whatever a loss has made of it.
     pub(crate) fn never(&self) -> Option<Never> {
+        self.over(|check| self.in_full(check))
+    }
+
+    /// The first limit whose amount, as it is enforced, the cost exceeds: no window has room for it.
+    pub(super) fn over_enforced(&self) -> Option<Never> {
+        self.over(|check| check.amount)
+    }
+
+    fn over(&self, amount: impl Fn(&Check) -> u64) -> Option<Never> {
         let over = |check: &Check| {
             let rule = &self.policy.rules[check.rule];
             let cost = self.cost.of(&rule.resource);
-            let amount = self.in_full(check);
+            let amount = amount(check);
             let is_over = cost > amount && !rule.smoothing && !check.shadow;
             is_over.then(|| Never {
                 limit: Arc::clone(&rule.name),

@@ -2,9 +2,12 @@
 //!
 //! Invariant: the shares of all members together are at most the limit; the remainder of the division is nobody's.
 
+use std::{sync::Arc, time::Duration};
+
 use crate::{
     calendar::{Ask, UNBOUNDED},
     cost::Cost,
+    decision::{Denial, Reason, Retry},
     plan::{Plan, UNLIMITED_SLOTS},
     store::{AcquireRequest, ReservationId, SettleRequest},
 };
@@ -43,6 +46,22 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Why no place can be had of this `share` of the call, whatever is used of it: a loss of data holds the call back, or the cost exceeds
+    /// what the share enforces. An ask of the share has no bound there.
+    pub(crate) fn denial_of_share(&self, share: &Self) -> Option<Denial> {
+        let Some(held) = self.held_when_planned() else {
+            return Some(share.denial_for_ever(share.over_enforced()?, Vec::new()));
+        };
+        Some(Denial {
+            limit: Arc::clone(held.limit),
+            resource: held.resource.clone(),
+            reason: Reason::StateLost,
+            retry: Retry::Estimate(Duration::from_millis(held.wait_ms)),
+            limits: Vec::new(),
+            degraded: None,
+        })
     }
 
     /// Charges a call that was made `age_ms` ago, whatever the limits say: on those ledgers whose window it has not left.
@@ -87,12 +106,28 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::{control::Controls, limit::Limit, policy::Policy, subject::Subject};
+    use crate::{
+        control::Controls,
+        limit::Limit,
+        plan::{Growth, StateLoss},
+        policy::Policy,
+        store::loss::Loss,
+        subject::Subject,
+    };
 
     fn plan(policy: Policy, cost: Cost, class: &str) -> Plan {
+        grown(policy, cost, class, None)
+    }
+
+    fn grown(policy: Policy, cost: Cost, class: &str, growth: Option<Growth>) -> Plan {
         let subject = Subject::org("acme").user("alice");
-        Plan::new(Arc::new(policy.compile().unwrap()), &subject, cost, class, &Arc::new(Controls::default()), None)
-            .unwrap()
+        let policy = Arc::new(policy.compile().unwrap());
+        Plan::new(policy, &subject, cost, class, &Arc::new(Controls::default()), growth).unwrap()
+    }
+
+    /// Why one of so many shares has no room for the call.
+    fn reason(plan: &Plan, members: u64) -> Option<Reason> {
+        plan.denial_of_share(&plan.shared_among(members)).map(|denial| denial.reason)
     }
 
     fn bounds(plan: &Plan) -> Vec<u64> {
@@ -125,5 +160,54 @@ mod tests {
         let policy = Policy::new().limit(Limit::new("smooth").requests(120).smooth(Duration::from_secs(1)));
         assert_eq!(bounds(&plan(policy.clone(), Cost::new().requests(40), "interactive").shared_among(3)), [0, 0]);
         assert!(plan(policy, Cost::new().requests(41), "interactive").shared_among(3).never().is_some());
+    }
+    /// Eight shares of half of ten images are none each; a share of all ten, before the headroom, would be one.
+    #[test]
+    fn a_share_of_nothing_admits_nothing() {
+        let policy = || Policy::new().limit(Limit::new("org").images(10)).priority("batch", 0.5);
+        let shared = |images, class| plan(policy(), Cost::images(images), class);
+        for (class, cost, members, denied) in [
+            ("batch", 1, 8, true),
+            ("batch", 1, 5, false),
+            ("batch", 0, 8, false),
+            ("interactive", 1, 8, false),
+            ("interactive", 2, 8, true),
+            ("interactive", 1, 11, true),
+        ] {
+            let reason = reason(&shared(cost, class), members);
+            assert_eq!(reason, denied.then_some(Reason::Limit), "{cost} of {class} among {members}");
+        }
+        let slots = Policy::new().limit(Limit::new("calls").in_flight(2));
+        assert_eq!(
+            [2, 3].map(|members| reason(&plan(slots.clone(), Cost::new(), "interactive"), members).is_some()),
+            [false, true]
+        );
+    }
+
+    #[test]
+    fn what_a_loss_of_data_holds_back_no_share_admits() {
+        let policy = || Policy::new().limit(Limit::new("org").images(120));
+        let after = |answer, age_ms: u64, images| {
+            let growth = Growth::new(answer, Some(Loss { at: 1_000, now: 1_000 + age_ms }), 15_000);
+            reason(&grown(policy(), Cost::images(images), "interactive", growth), 2)
+        };
+        for answer in [StateLoss::Ramp, StateLoss::Closed] {
+            assert_eq!(after(answer, 0, 1), Some(Reason::StateLost), "{answer:?}");
+            assert_eq!(after(answer, 60_000, 1), None, "{answer:?}");
+        }
+        assert_eq!(after(StateLoss::Closed, 59_999, 1), Some(Reason::StateLost));
+        // six have grown: three for each
+        assert_eq!(after(StateLoss::Ramp, 3_000, 3), None);
+        assert_eq!(after(StateLoss::Ramp, 3_000, 4), Some(Reason::Limit), "the limit has room for it");
+        assert_eq!(after(StateLoss::Ramp, 3_000, 7), Some(Reason::StateLost));
+    }
+
+    #[test]
+    fn slots_of_before_a_loss_are_kept_for_a_lease() {
+        let policy = Policy::new().limit(Limit::new("calls").in_flight(8));
+        let growth =
+            |age_ms: u64| Growth::new(StateLoss::Closed, Some(Loss { at: 1_000, now: 1_000 + age_ms }), 15_000);
+        let after = |age_ms| reason(&grown(policy.clone(), Cost::new(), "interactive", growth(age_ms)), 2);
+        assert_eq!((after(14_999), after(15_000)), (Some(Reason::StateLost), None));
     }
 }

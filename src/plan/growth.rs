@@ -109,7 +109,11 @@ impl Plan {
 
     /// Whether nothing can be asked for by the amounts that it goes by: what grows may be enough by now.
     pub(crate) fn is_held(&self) -> bool {
-        self.growth.as_ref().is_some_and(|growth| self.held(growth.loss.now).is_some())
+        self.held_when_planned().is_some()
+    }
+
+    pub(super) fn held_when_planned(&self) -> Option<Held<'_>> {
+        self.held(self.growth.as_ref()?.loss.now)
     }
 
     /// What a check's amount is once it is whole.

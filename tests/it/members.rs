@@ -6,7 +6,7 @@ use allotment::{
 };
 use redis::AsyncCommands;
 
-use crate::support::{Behind, Stage, eventually, random_org, raw, shared};
+use crate::support::{Behind, Server, Stage, eventually, random_org, raw, refuse_all_but, share_is_known_on, shared};
 
 const A: [u8; 16] = [1; 16];
 const B: [u8; 16] = [2; 16];
@@ -65,7 +65,7 @@ async fn a_member_that_leaves_is_none_and_the_key_goes_by_itself() {
     assert!(!conn.exists::<_, bool>(&key).await.unwrap());
 }
 
-/// A Redis out of memory denies decisions, so members decide by themselves: they stay members.
+/// Should it fall silent after that, members decide by themselves: they stay members.
 #[tokio::test]
 async fn out_of_memory_a_member_stays_one() {
     let (stage, store, org) = store().await;
@@ -100,4 +100,20 @@ async fn a_limiter_is_a_member_of_the_orgs_it_asks_for_until_it_is_shut_down() {
     for org in &orgs {
         assert_eq!(members(org).await, 1);
     }
+}
+
+/// Nine orgs, of which eight fail: whichever is tried first.
+#[tokio::test]
+async fn an_org_that_fails_keeps_no_sign_of_life_from_another() {
+    let (server, orgs) = (Server::start().await, [(); 9].map(|()| random_org()));
+    refuse_all_but(&server, &orgs[4]).await;
+    let builder =
+        allotment::Limiter::builder().failure_policy(FailurePolicy::Local).lease(std::time::Duration::from_secs(6));
+    let builder = builder.policy(allotment::Policy::new().limit(allotment::Limit::new("org").requests(10)));
+    let process = Behind::on(&server, builder).await;
+    for org in &orgs {
+        let asked = process.limiter.try_acquire(&allotment::Subject::org(org.as_str()), allotment::Cost::new()).await;
+        assert_eq!(asked.is_ok(), *org == orgs[4], "a refusal is the answer: {asked:?}");
+    }
+    share_is_known_on(&server, &orgs[4], 1).await;
 }

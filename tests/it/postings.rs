@@ -7,11 +7,15 @@ use std::{
     time::Duration,
 };
 
-use allotment::{Admin, Control, Cost, FailurePolicy, Limit, Limiter, Outcome, Permit, Policy, Resource, Subject};
+use allotment::{
+    Admin, Control, Cost, FailurePolicy, Limit, Limiter, Outcome, Permit, Policy, Resource, StateLoss, Subject,
+};
 use tokio::task::JoinSet;
 use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt};
 
-use crate::support::{Behind, Fault, eventually, held, random_org, share_is_known, shared};
+use crate::support::{
+    Behind, Fault, Server, eventually, held, held_on, lose, random_org, refuse_all_but, share_is_known, shared,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -162,6 +166,38 @@ async fn it_is_charged_whatever_limits_and_controls_say_by_then() {
     images_become(&org, 150).await;
     permit.commit(Cost::images(2)).await.unwrap();
     images_become(&org, 102).await;
+}
+
+/// Whatever limits make of the loss, which the posting is the first to meet.
+#[tokio::test]
+async fn it_is_charged_also_where_redis_has_lost_its_data_meanwhile() {
+    for state_loss in [StateLoss::Fresh, StateLoss::Ramp, StateLoss::Closed] {
+        let builder = Limiter::builder().policy(policy()).failure_policy(FailurePolicy::Allow).state_loss(state_loss);
+        let (process, org) = (Behind::built(builder).await, random_org());
+        redis_decides(&process, &org).await;
+        process.cut().await;
+        drop(take(&process.limiter, &org, 3).await);
+        lose(&org).await;
+        process.heal().await;
+        images_become(&org, 3).await;
+        process.limiter.shutdown().await;
+        assert_eq!(held(&org).await[2], 3, "{state_loss:?}");
+    }
+}
+
+/// Nine orgs, of which eight cannot be charged: whichever is tried first.
+#[tokio::test]
+async fn an_org_that_fails_keeps_no_other_from_being_charged() {
+    let server = Server::start().await;
+    let builder = Limiter::builder().policy(policy()).failure_policy(FailurePolicy::Allow);
+    let (process, orgs) = (Behind::on(&server, builder).await, [(); 9].map(|()| random_org()));
+    process.cut().await;
+    for org in &orgs {
+        drop(take(&process.limiter, org, 1).await);
+    }
+    refuse_all_but(&server, &orgs[4]).await;
+    process.heal().await;
+    eventually("the one is charged", async || (held_on(&server, &orgs[4]).await[2] == 1).then_some(())).await;
 }
 
 #[tokio::test]

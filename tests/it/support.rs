@@ -10,7 +10,7 @@ pub(crate) use allotment_fixtures::{
 };
 
 pub(crate) use self::{
-    outage::{Behind, eventually, held, share_is_known},
+    outage::{Behind, eventually, held, held_on, lose, refuse_all_but, share_is_known, share_is_known_on},
     simulation::{Group, Outcome, Scene, play},
     stage::Stage,
 };

@@ -6,11 +6,13 @@ use std::{future::IntoFuture, time::Duration};
 
 use allotment::{
     Admin, Control, Cost, Degraded, Denial, Error, ErrorKind, FailurePolicy, Limit, Limiter, Outcome, Permit, Policy,
-    Reason, Resource, Retry, Subject,
+    Reason, Resource, Retry, StateLoss, Subject,
 };
 use tokio::task::JoinSet;
 
-use crate::support::{Behind, Fault, eventually, held, random_org, share_is_known};
+use crate::support::{
+    Behind, Fault, Server, eventually, held, lose, random_org, refuse_all_but, share_is_known, share_is_known_on,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -202,4 +204,81 @@ async fn a_call_that_waits_is_admitted_by_the_store_when_it_answers_again() {
     }
     let permit = waiting.await.unwrap().unwrap();
     assert_eq!((permit.degraded(), permit.cost()), (None, &Cost::images(2)));
+}
+
+#[tokio::test]
+async fn who_is_refused_is_not_admitted_by_a_failure_policy() {
+    for failure in [FailurePolicy::Allow, FailurePolicy::Local] {
+        let (server, [org, near]) = (Server::start().await, [(); 2].map(|()| random_org()));
+        let builder = Limiter::builder().policy(policy(10)).failure_policy(failure).lease(Duration::from_secs(6));
+        let process = Behind::on(&server, builder).await;
+        join(&process, &org).await;
+        if failure == FailurePolicy::Local {
+            share_is_known_on(&server, &org, 1).await;
+        }
+        refuse_all_but(&server, &near).await;
+        let error = ask(&process.limiter, &org, 1).await.unwrap_err();
+        assert_eq!((error.kind(), error.denial().is_none()), (ErrorKind::Unavailable, true), "{failure}: {error:?}");
+        process.cut().await;
+        let permit = ask(&process.limiter, &org, 1).await.unwrap().into_result().unwrap();
+        assert!(permit.degraded().is_some(), "{failure}: it is away now");
+    }
+}
+
+#[tokio::test]
+async fn what_a_loss_of_data_holds_back_is_held_back_without_redis_too() {
+    for state_loss in [StateLoss::Ramp, StateLoss::Closed] {
+        let builder = Limiter::builder().policy(policy(10)).failure_policy(FailurePolicy::Local);
+        let builder = builder.state_loss(state_loss).lease(Duration::from_secs(6));
+        let (process, org) = (Behind::built(builder).await, random_org());
+        join(&process, &org).await;
+        share_is_known(&org, 1).await;
+        lose(&org).await;
+        let denied = async |images| match ask(&process.limiter, &org, images).await.unwrap() {
+            Outcome::Denied(denial) => denial,
+            Outcome::Admitted(_) => panic!("{state_loss:?}: nothing has grown yet"),
+        };
+        assert_eq!(denied(10).await.reason, Reason::StateLost, "{state_loss:?}");
+        share_is_known(&org, 1).await;
+        process.cut().await;
+        for _ in 0..2 {
+            let alone = denied(10).await;
+            assert_eq!(
+                (&alone.reason, alone.degraded, alone.is_estimate()),
+                (&Reason::StateLost, Some(Degraded::Local { members: 1 }), true)
+            );
+        }
+        assert!(denied(11).await.is_never(), "{state_loss:?}: more than the whole limit");
+    }
+}
+
+/// Its place comes while Redis is away, and it has asked there since.
+#[tokio::test]
+async fn who_waits_in_line_is_decided_by_the_failure_policy_once_its_place_has_passed() {
+    let short = || Policy::new().limit(Limit::new("org").images(1).window(Duration::from_secs(2)));
+    for failure in [FailurePolicy::Deny, FailurePolicy::Allow] {
+        let process = Behind::new(short(), failure).await;
+        // anew where the place has come before Redis was gone
+        eventually("the place comes without Redis", async || {
+            let org = random_org();
+            let alice = Subject::org(org.as_str()).user("alice");
+            drop(process.limiter.try_acquire(&alice, Cost::images(1)).await.ok()?.into_result().ok()?);
+            let waits = tokio::spawn(process.limiter.acquire(&alice, Cost::images(1)).into_future());
+            let admin = Admin::new(&process.limiter, "dana").unwrap();
+            eventually("it is booked", async || {
+                let booked = admin.inspect(&alice).await.ok()?.limits.iter().any(|limit| limit.booked > 0);
+                (booked || waits.is_finished()).then_some(())
+            })
+            .await;
+            process.cut().await;
+            let waited = tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap().unwrap();
+            process.heal().await;
+            match (failure, waited) {
+                (FailurePolicy::Allow, Ok(permit)) => permit.degraded().map(drop),
+                (FailurePolicy::Deny, Err(error)) => (error.is_retryable() && error.denial().is_none()).then_some(()),
+                _ => None,
+            }
+        })
+        .await;
+    }
 }

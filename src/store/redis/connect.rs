@@ -120,8 +120,8 @@ impl Connections {
                         node.answered();
                     }
                     // an answer before this one may have been lost
-                    let refused = error.is_refused() && last.is_none();
-                    return Err(error.refused(refused));
+                    let has_no_effect = error.has_no_effect() && last.is_none();
+                    return Err(error.without_effect(has_no_effect));
                 }
                 (Then::Moved(to), Self::Cluster(cluster)) => {
                     cluster.moved(question.slot(), &to, &node);

@@ -41,7 +41,7 @@ impl Failure {
     pub(super) fn not_loaded(error: RedisError) -> Self {
         let message =
             "the scripts are not loaded, and this user may not send them: run `allotment doctor --load-scripts`";
-        Self::new(Error::new(ErrorKind::Unavailable, message).with_source(error), Then::GiveUp)
+        Self::new(Error::new(ErrorKind::Unavailable, message).with_source(error).refused(), Then::GiveUp)
     }
 
     /// Nothing came in time.
@@ -86,8 +86,10 @@ impl From<RedisError> for Failure {
             _ => (Protocol, "Redis answered with an error", Then::GiveUp),
         };
         // scripts check all that they read before they write, and what a full Redis refuses is their first write
-        let refused = matches!(code, "ALLOTFORMAT" | "OOM");
-        Self::new(Error::new(kind, message).with_source(error).refused(refused), then)
+        let has_no_effect = matches!(code, "ALLOTFORMAT" | "OOM");
+        let error = Error::new(kind, message).with_source(error).without_effect(has_no_effect);
+        // what no repeat mends was refused
+        Self::new(if then == Then::GiveUp { error.refused() } else { error }, then)
     }
 }
 
