@@ -17,10 +17,15 @@ use crate::{
 const KEPT_MIN: usize = 1_024;
 /// By so much, besides the longest call, the clock of this process may be behind that of Redis.
 const DRIFT_MS: u64 = 2_000;
+/// For so long at least a process goes by a loss that it was told of, so that its next call can: its head may be about to expire.
+const TOLD_MS_MIN: u64 = 1_000;
+/// Added to when a life of the data began, where it did after a loss: see `lua/README.md`.
+const AFTER_LOSS: u64 = 1 << 47;
 /// A time that never comes.
 const NEVER: u64 = (1 << 48) - 1;
 
-/// Tells one life of the data of an org from another: when it began, by the org's time, and a number. Both are 0 where there is none.
+/// Tells one life of the data of an org from another: when it began, by the org's time, and a number, as stored. Both are 0 where there is
+/// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Epoch {
     pub(super) born_at: u64,
@@ -81,7 +86,7 @@ struct Seen {
 
 impl Seen {
     fn loss(&self) -> Option<Loss> {
-        self.after_loss.then_some(Loss { at: self.epoch.born_at, now: self.now })
+        self.after_loss.then_some(Loss { at: self.epoch.born_at % AFTER_LOSS, now: self.now })
     }
 }
 
@@ -124,6 +129,7 @@ impl Continuity {
             return;
         }
         let left_ms = life.alive_until.saturating_sub(life.now).saturating_sub(self.margin_ms);
+        let left_ms = if life.lost && self.minds { left_ms.max(TOLD_MS_MIN) } else { left_ms };
         let seen = Seen {
             epoch: life.epoch,
             after_loss: life.after_loss,
@@ -142,9 +148,7 @@ impl Continuity {
                 Some(before) if before.epoch == seen.epoch && !life.lost => {
                     if seen.now >= before.now {
                         let alive_until_ms = before.alive_until_ms.max(seen.alive_until_ms);
-                        // an older release drops the flag
-                        let after_loss = before.after_loss || seen.after_loss;
-                        *before = Seen { alive_until_ms, after_loss, ..seen };
+                        *before = Seen { alive_until_ms, ..seen };
                     }
                     false
                 }
@@ -204,6 +208,16 @@ mod tests {
         }
         assert_eq!([0, 4_000, 5_000].map(|at| minds.known("acme").allows(at)), [false, false, true]);
         assert!(fresh.known("acme").allows(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loss_that_was_told_is_gone_by_though_its_head_is_about_to_expire() {
+        let continuity = Continuity::new(true, 250);
+        let ends = Life { now: 75_000, alive_until: 75_100, marked: false, ..lost(5_000) };
+        continuity.learn("acme", &continuity.known("acme"), &ends);
+        assert!(continuity.known("acme").allows(5_000) && continuity.loss("acme").is_some());
+        tokio::time::advance(std::time::Duration::from_millis(TOLD_MS_MIN)).await;
+        assert_eq!((continuity.known("acme").alive_until, continuity.loss("acme")), (NEVER, None));
     }
 
     #[tokio::test(start_paused = true)]
