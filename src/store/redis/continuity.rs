@@ -19,6 +19,8 @@ const KEPT_MIN: usize = 1_024;
 const DRIFT_MS: u64 = 2_000;
 /// For so long at least a process goes by a loss that it was told of, so that its next call can: its head may be about to expire.
 const TOLD_MS_MIN: u64 = 1_000;
+/// Losses are logged at this pace at most.
+const LOGGED_EVERY_MS: u64 = 10_000;
 /// Added to when a life of the data began, where it did after a loss: see `lua/README.md`.
 const AFTER_LOSS: u64 = 1 << 47;
 /// A time that never comes.
@@ -70,6 +72,20 @@ pub(super) struct Continuity {
 struct Orgs {
     seen: HashMap<Box<str>, Seen>,
     dropped_at: usize,
+    /// Losses that were marked since the last were logged, and when that was.
+    unlogged: u64,
+    logged_ms: Option<u64>,
+}
+
+impl Orgs {
+    /// The losses to log now: the first at once, the others together, as all orgs may be lost at a time.
+    fn take_unlogged(&mut self, now_ms: u64) -> u64 {
+        if self.unlogged == 0 || self.logged_ms.is_some_and(|at| now_ms < at + LOGGED_EVERY_MS) {
+            return 0;
+        }
+        self.logged_ms = Some(now_ms);
+        std::mem::take(&mut self.unlogged)
+    }
 }
 
 /// The life of an org's data, as last seen.
@@ -137,14 +153,14 @@ impl Continuity {
             alive_until: life.alive_until,
             alive_until_ms: known.sent_ms + left_ms,
         };
-        let is_first = {
+        let (is_first, to_log) = {
             let now_ms = self.clock.now_ms();
             let mut orgs = self.orgs.lock();
             if orgs.seen.len() > orgs.dropped_at.max(KEPT_MIN) {
                 orgs.seen.retain(|_, seen| seen.alive_until_ms > now_ms);
                 orgs.dropped_at = 2 * orgs.seen.len();
             }
-            match orgs.seen.get_mut(org) {
+            let is_first = match orgs.seen.get_mut(org) {
                 Some(before) if before.epoch == seen.epoch && !life.lost => {
                     if seen.now >= before.now {
                         let alive_until_ms = before.alive_until_ms.max(seen.alive_until_ms);
@@ -161,10 +177,16 @@ impl Continuity {
                     orgs.seen.insert(org.into(), seen);
                     true
                 }
-            }
+            };
+            let is_first = is_first && life.lost && life.marked && known.epoch != Epoch::default();
+            orgs.unlogged += u64::from(is_first);
+            (is_first, orgs.take_unlogged(now_ms))
         };
-        if life.lost && known.epoch != Epoch::default() {
-            telemetry::state_lost(life.marked && is_first);
+        if is_first {
+            telemetry::state_lost();
+        }
+        if to_log > 0 {
+            telemetry::states_lost(to_log);
         }
     }
 }
@@ -218,6 +240,17 @@ mod tests {
         assert!(continuity.known("acme").allows(5_000) && continuity.loss("acme").is_some());
         tokio::time::advance(std::time::Duration::from_millis(TOLD_MS_MIN)).await;
         assert_eq!((continuity.known("acme").alive_until, continuity.loss("acme")), (NEVER, None));
+    }
+
+    #[test]
+    fn losses_at_a_time_are_logged_together() {
+        let mut orgs = Orgs::default();
+        let mut lose = |losses, at_ms| {
+            orgs.unlogged += losses;
+            orgs.take_unlogged(at_ms)
+        };
+        assert_eq!([lose(0, 0), lose(1, 0), lose(1, 0), lose(7, 9_999), lose(0, 10_000)], [0, 1, 0, 0, 8]);
+        assert_eq!([lose(0, 30_000), lose(1, 30_000), lose(1, 30_001)], [0, 1, 0]);
     }
 
     #[tokio::test(start_paused = true)]
