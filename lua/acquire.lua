@@ -33,8 +33,8 @@
 --       code 1 charged at `at` (now; later: a booking; earlier: the id was known), 2 denied (it fits at `at`), 3 released before,
 --       4 the id has another cost, 5 a key holds something else, 6 an amount out of range, 7 no slot is free in set `setter` of those
 --       asked (a lease expires at `at`), 8 the controls are others; 3 to 8 change nothing
--- COST  1 TIME, 1 GET, 1 SET where a loss is marked, per ledger 1 GETRANGE and 1 write; per 16 entries looked at 1 GETRANGE; as much again
---       for what no summary can answer
+-- COST  1 TIME, 1 GET, 1 SET where a loss is marked or must be remembered for longer, per ledger 1 GETRANGE and 1 write; per 16 entries
+--       looked at 1 GETRANGE; as much again for what no summary can answer
 -- TTL   every key: see lib/write.lua
 -- PRE   cost <= limit (a caller whose cost is above it asks as if blocked, and says `never`)
 -- MODEL src/store/memory.rs; tests/it/model.rs holds the two together
@@ -51,30 +51,42 @@ local ADMITTED, DENIED, STALE = 1, 2, 8
 -- Controls bind from the next decision on: a request that knows others is told so. The head says 1 where there may be some, 2 where there
 -- are none, and 0 where whoever made it did not look.
 local controls_version = 0
-if flags % AFTER_LOSS ~= 2 then
+if flags ~= 2 then
   local version = try('HGET', keys[slots_from + slots_asked + 1], 'version')
   if type(version) == 'table' then
     return redis.error_reply('ALLOTFORMAT controls')
   end
   controls_version = version and version + 0 or 0
-  flags = flags - flags % AFTER_LOSS + (version and 1 or 2)
+  flags = version and 1 or 2
 end
 -- the first part of the answer is the time
 answers_now, replied = true, 1
 
+-- A loss is marked in the epoch, which releases that know of no losses keep. A number of theirs may look like a mark, but hardly like one of
+-- the last 49 days.
+lost_at = lost_at - AFTER_LOSS
+if lost_at > now or now - lost_at >= 2 ^ 32 then
+  lost_at = 0
+end
 if head and find(head, ARGV[2], 13, true) == 13 then
   -- the head is the one that the caller has seen
   life = 8
 else
   local known_until, known_at = read('<I6I6', ARGV[2])
   local is_same = head and find(head, sub(ARGV[2], 7), 19, true) == 19
-  if now < known_until and not is_same and (known_at > 0 or flags >= AFTER_LOSS) then
+  if now < known_until and not is_same and (known_at > 0 or lost_at > 0) then
     -- It has seen another life of the data, whose head cannot have expired: data are lost. The first to say so marks the new life.
     local mark = sub(args, -2)
-    if flags < AFTER_LOSS then
-      epoch, flags = pack('<I6', now) .. mark, flags + AFTER_LOSS
+    if lost_at == 0 then
+      epoch, lost_at = pack('<I6', now + AFTER_LOSS) .. mark, now
+      -- a loss is remembered for the longest life of a lease at least
+      head_expires_at = math.max(head_expires_at, now + 600000)
     end
     local is_mine = known_at > 0 and (epoch or sub(head, 25, 26) == mark)
+    if known_at > 0 and head_expires_at < known_until then
+      -- the loss is remembered for as long as what was lost would have been
+      epoch, head_expires_at = epoch or sub(head, 19, 26), known_until
+    end
     answered, life = requests, is_mine and 6 or 2
   end
 end

@@ -77,7 +77,7 @@ elseif count > 0 then
   end
   if head then
     -- who decides next looks
-    redis.call('SETRANGE', head_key, '26', string.byte(head, 27) >= 4 and '\5' or '\1')
+    redis.call('SETRANGE', head_key, '26', '\1')
   end
 end
 if changed or id == '' then

@@ -13,7 +13,12 @@
 
 local strings = ARGV[1] + 2
 local version = redis.call('HGET', KEYS[2], 'version')
-local lost_at = head and #head == 28 and string.byte(head, 27) >= 4 and read('<I6', head, 19) or 0
+-- see acquire.lua
+local AFTER_LOSS = 2 ^ 47
+local lost_at = head and #head == 28 and read('<I6', head, 19) - AFTER_LOSS or 0
+if lost_at > now or now - lost_at >= 2 ^ 32 then
+  lost_at = 0
+end
 local parts = { pack('<I6I6I6', now, version and version + 0 or 0, lost_at) }
 for k = 3, strings do
   local raw = redis.call('GET', KEYS[k]) or ''

@@ -1,7 +1,7 @@
 //! Every name the crate gives to the outside: spans, their fields, metrics and their labels.
 //!
 //! Invariant: labels come from limit names and outcomes, never from ids. A denial is `debug`; a store that fails is `warn`, once per
-//! change of state, and so is a loss of data, once in the fleet.
+//! change of state, and so are losses of data, each by one process of the fleet.
 
 use tracing::Span;
 
@@ -90,15 +90,16 @@ pub(crate) fn settled(outcome: &'static str) {
     metrics::counter!(SETTLEMENTS, "outcome" => outcome).increment(1);
 }
 
-/// Redis has lost the data of an org. Counted and logged once per loss, by the process that `is_first` to notice.
+/// Redis has lost the data of an org. Counted once per loss, by the process that is the first to notice.
 #[cfg(feature = "redis")]
-pub(crate) fn state_lost(is_first: bool) {
-    if is_first {
-        metrics::counter!(STATE_LOSSES).increment(1);
-        tracing::warn!("Redis has lost the data of an org: its usage starts from nothing");
-    } else {
-        tracing::debug!("another process has noticed that Redis lost the data of an org");
-    }
+pub(crate) fn state_lost() {
+    metrics::counter!(STATE_LOSSES).increment(1);
+}
+
+/// It has lost those of so many since this was logged last: at most once in 10 s.
+#[cfg(feature = "redis")]
+pub(crate) fn states_lost(orgs: u64) {
+    tracing::warn!(orgs, "Redis has lost the data of an org: its usage starts from nothing");
 }
 
 /// A server of the store stopped answering, or refuses calls. Logged once per change.

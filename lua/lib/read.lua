@@ -28,7 +28,7 @@ local COLD, COLD_SIZE = '<I6I6I6I6BI2I2', 29
 local LINE, LINE_SIZE = '<I7I7I7I7I7I7I2', 44
 local HOT, HOT_SIZE = '<I7I7I7I6I6I6I6I6I6I6I4I6B', 74
 local TAIL_SIZE = COLD_SIZE + LINE_SIZE + HOT_SIZE
-local HEAD, HEAD_SIZE, VERSION, AFTER_LOSS = '<I6I6I6c8I1B', 28, 1, 4
+local HEAD, HEAD_SIZE, VERSION, AFTER_LOSS = '<I6I6I6c8I1B', 28, 1, 2 ^ 47
 -- The largest amount; the largest that a record holds; where an entry and a total saturate; the bound of a resource that is not asked for.
 local AMOUNT_MAX, NARROW_MAX, ENTRY_MAX, TOTAL_MAX, UNBOUNDED = 2 ^ 47, 2 ^ 32 - 1, 2 ^ 48 - 1, 2 ^ 53, 2 ^ 48 - 1
 -- The parts of a window that its grid has, and within which past times are folded; how many past times are not folded; from how many
@@ -48,12 +48,12 @@ local clock = time[1] * 1000 + time[2] / 1000
 -- a sum of 41 bits and a fraction: it never rounds up to the next millisecond
 clock = clock - clock % 1
 local head = call('GET', keys[1])
-local offset, head_seen_at, head_expires_at, flags = 0, 0, 0, 0
+local offset, head_seen_at, head_expires_at, lost_at, flags = 0, 0, 0, 0, 0
 if head then
   local version, _
   if #head == HEAD_SIZE then
-    -- the epoch as a number, which nobody looks at: cheaper than a text
-    offset, head_seen_at, head_expires_at, _, flags, version = read('<I6I6I6I8BB', head)
+    -- a life of the data that began after a loss is born as much later: see acquire.lua
+    offset, head_seen_at, head_expires_at, lost_at, _, flags, version = read('<I6I6I6I6I2BB', head)
   end
   if version ~= VERSION then
     return redis.error_reply('ALLOTFORMAT head')

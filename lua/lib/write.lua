@@ -119,8 +119,8 @@ if recorded then
     end
   end
 end
--- The head is written when it is new, when a loss is marked, when the clock had to be held (whoever looks next must know by how much), and
--- else at most once a second.
+-- The head is written when it is new, when a loss is marked or must be remembered for longer, when the clock had to be held (whoever looks
+-- next must know by how much), and else at most once a second.
 if last_place > 0 and (now - head_seen_at >= 1000 or head_expires_at < last_place + longest) or offset ~= head_offset or epoch then
   head_expires_at = math.max(head_expires_at, math.ceil(math.max(now, last_place) + math.max(longest * 1.25, 75000)))
   -- a new life of the data: of two that begin at one time, the random part of the first id tells one from the other
@@ -133,7 +133,7 @@ if answers_now then
   answers[1] = pack('<I6B', now, life)
   if life ~= 8 or epoch then
     life = life % 8
-    answers[1] = pack('<I6B', now, flags >= AFTER_LOSS and life + 1 or life) .. (head and sub(head, 13, 26) or rep('\0', 14))
+    answers[1] = pack('<I6B', now, lost_at > 0 and life + 1 or life) .. (head and sub(head, 13, 26) or rep('\0', 14))
   end
 end
 return table.concat(answers)

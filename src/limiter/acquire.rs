@@ -83,7 +83,7 @@ impl Acquire {
             let Asked { outcome, answer, unclaimed } = asking.decide(max_wait_ms).await?;
             match (outcome, answer, unclaimed) {
                 (Outcome::Admitted(permit), Some(answer), Some(unclaimed)) => {
-                    let waiting = Waiting { made_at: answer.now, unclaimed };
+                    let waiting = Waiting { made_at: answer.now, lost_at: asking.plan.lost_at(), unclaimed };
                     if let Some(permit) = waiting.until_due(&mut asking, clock, answer, permit).await? {
                         return Ok(permit);
                     }
@@ -126,11 +126,13 @@ impl IntoFuture for Acquire {
 struct Waiting {
     unclaimed: Unclaimed,
     made_at: u64,
+    /// The loss of data that its place was booked after.
+    lost_at: u64,
 }
 
 impl Waiting {
-    /// Sleeps until the place, moving up when others make room. `None`: the place passed while the store did not answer, and was given
-    /// back.
+    /// Sleeps until the place, moving up when others make room. `None`: the place passed while the store did not answer, or its data were
+    /// lost, and it was given back.
     async fn until_due(
         self,
         asking: &mut Asking<'_>,
@@ -189,8 +191,12 @@ impl Waiting {
                 // by the amounts of now there may be room earlier
                 asking.regrow()?;
             }
+            if self.is_lost(asking) {
+                return Ok(None);
+            }
             let mut request = asking.plan.acquire_request(asking.id, u64::MAX >> 16);
-            (request.moves_up, request.repeats) = (true, true);
+            // by amounts below the cost it keeps its place, and that is all
+            (request.moves_up, request.repeats) = (asking.plan.never().is_none() && !asking.plan.is_held(), true);
             // those are taken when it starts
             request.slots.clear();
             match asking.dispatch.acquire(&asking.org, request).await {
@@ -223,6 +229,9 @@ impl Waiting {
     /// and one that does is given up.
     async fn start(&self, asking: &mut Asking<'_>, clock: &Clock) -> Result<Start, Error> {
         for _ in 0..CHANGES_MAX {
+            if self.is_lost(asking) {
+                return Ok(Start::Lost);
+            }
             let (sent_ms, mut request) = (clock.now_ms(), asking.plan.acquire_request(asking.id, 0));
             (request.lease_ms, request.repeats) = (asking.dispatch.leases.lease_ms, true);
             let answer = match asking.dispatch.acquire(&asking.org, request).await {
@@ -242,6 +251,11 @@ impl Waiting {
             }
         }
         Ok(Start::Lost)
+    }
+
+    /// Whether the place was booked before a loss of data that the plan goes by.
+    fn is_lost(&self, asking: &Asking<'_>) -> bool {
+        ![0, self.lost_at].contains(&asking.plan.lost_at())
     }
 
     /// The controls of the org have changed: a block refuses the place, and all else binds new callers only.

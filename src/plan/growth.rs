@@ -97,7 +97,7 @@ impl Growth {
 
 impl Plan {
     /// The loss that it goes by: see [`Loss::at`]; 0 if there is none.
-    pub(super) fn lost_at(&self) -> u64 {
+    pub(crate) fn lost_at(&self) -> u64 {
         self.growth.as_ref().map_or(0, Growth::lost_at)
     }
 

@@ -167,6 +167,25 @@ async fn a_block_refuses_a_place_when_it_starts() {
 }
 
 #[tokio::test]
+async fn a_place_stays_where_it_is_though_its_limit_has_become_too_small() {
+    let clock = ManualClock::new();
+    let limiter = Limiter::builder().policy(policy()).clock(clock.clone()).build().unwrap();
+    let (admin, subject) = (Admin::new(&limiter, "dana").unwrap(), alice("acme"));
+    assert_eq!(room(&limiter, &subject).await, 4);
+    let mut waiting = pin!(limiter.acquire(&subject, Cost::images(3)).into_future());
+    let mut poll = || waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    admin.apply("acme", &Control::amount("user", "images", 2)).await.unwrap();
+    for second in 1..60 {
+        clock.advance(Duration::from_secs(1));
+        assert!(poll().is_pending(), "it starts after {second} s");
+    }
+    clock.advance(Duration::from_secs(1));
+    let Poll::Ready(Ok(permit)) = poll() else { panic!("its place is gone") };
+    drop(permit);
+}
+
+#[tokio::test]
 async fn every_process_of_a_fleet_is_bound_by_its_next_decision() {
     let server = shared().await;
     let process = || Limiter::builder().redis(server.url()).policy(policy()).deadline(MINUTE).build().unwrap();

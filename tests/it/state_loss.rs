@@ -1,5 +1,7 @@
 //! Redis loses the data of an org: one process says so, once, and limits admit since what the policy of the fleet says.
 
+mod lives;
+
 use std::{
     sync::{
         Arc,
@@ -388,19 +390,6 @@ async fn a_loss_is_seen_by_looks_and_outlives_a_change_of_controls() {
     }
     Admin::new(&new, "dana").unwrap().apply("acme", &Control::block()).await.unwrap();
     assert_eq!(ask(&knows, 1).await.unwrap_err().reason, Reason::Blocked { because: None });
-}
-
-#[tokio::test]
-async fn an_older_release_that_drops_the_flag_ends_no_wait() {
-    let mut scene = Scene::new().await;
-    let limiter = scene.limiter(&images(10), StateLoss::Closed);
-    assert!(is_admitted(&limiter, 1).await);
-    scene.lose().await;
-    assert!(!is_admitted(&limiter, 1).await);
-    redis::cmd("SETRANGE").arg(HEAD).arg(26).arg(b"\x02").exec_async(&mut scene.conn).await.unwrap();
-    for _ in 0..2 {
-        assert_eq!(ask(&limiter, 1).await.unwrap_err().reason, Reason::StateLost);
-    }
 }
 
 #[tokio::test]

@@ -17,10 +17,17 @@ use crate::{
 const KEPT_MIN: usize = 1_024;
 /// By so much, besides the longest call, the clock of this process may be behind that of Redis.
 const DRIFT_MS: u64 = 2_000;
+/// For so long at least a process goes by a loss that it was told of, so that its next call can: its head may be about to expire.
+const TOLD_MS_MIN: u64 = 1_000;
+/// Losses are logged at this pace at most.
+const LOGGED_EVERY_MS: u64 = 10_000;
+/// Added to when a life of the data began, where it did after a loss: see `lua/README.md`.
+const AFTER_LOSS: u64 = 1 << 47;
 /// A time that never comes.
 const NEVER: u64 = (1 << 48) - 1;
 
-/// Tells one life of the data of an org from another: when it began, by the org's time, and a number. Both are 0 where there is none.
+/// Tells one life of the data of an org from another: when it began, by the org's time, and a number, as stored. Both are 0 where there is
+/// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Epoch {
     pub(super) born_at: u64,
@@ -65,6 +72,20 @@ pub(super) struct Continuity {
 struct Orgs {
     seen: HashMap<Box<str>, Seen>,
     dropped_at: usize,
+    /// Losses that were marked since the last were logged, and when that was.
+    unlogged: u64,
+    logged_ms: Option<u64>,
+}
+
+impl Orgs {
+    /// The losses to log now: the first at once, the others together, as all orgs may be lost at a time.
+    fn take_unlogged(&mut self, now_ms: u64) -> u64 {
+        if self.unlogged == 0 || self.logged_ms.is_some_and(|at| now_ms < at + LOGGED_EVERY_MS) {
+            return 0;
+        }
+        self.logged_ms = Some(now_ms);
+        std::mem::take(&mut self.unlogged)
+    }
 }
 
 /// The life of an org's data, as last seen.
@@ -81,7 +102,7 @@ struct Seen {
 
 impl Seen {
     fn loss(&self) -> Option<Loss> {
-        self.after_loss.then_some(Loss { at: self.epoch.born_at, now: self.now })
+        self.after_loss.then_some(Loss { at: self.epoch.born_at % AFTER_LOSS, now: self.now })
     }
 }
 
@@ -124,6 +145,7 @@ impl Continuity {
             return;
         }
         let left_ms = life.alive_until.saturating_sub(life.now).saturating_sub(self.margin_ms);
+        let left_ms = if life.lost && self.minds { left_ms.max(TOLD_MS_MIN) } else { left_ms };
         let seen = Seen {
             epoch: life.epoch,
             after_loss: life.after_loss,
@@ -131,20 +153,18 @@ impl Continuity {
             alive_until: life.alive_until,
             alive_until_ms: known.sent_ms + left_ms,
         };
-        let is_first = {
+        let (is_first, to_log) = {
             let now_ms = self.clock.now_ms();
             let mut orgs = self.orgs.lock();
             if orgs.seen.len() > orgs.dropped_at.max(KEPT_MIN) {
                 orgs.seen.retain(|_, seen| seen.alive_until_ms > now_ms);
                 orgs.dropped_at = 2 * orgs.seen.len();
             }
-            match orgs.seen.get_mut(org) {
+            let is_first = match orgs.seen.get_mut(org) {
                 Some(before) if before.epoch == seen.epoch && !life.lost => {
                     if seen.now >= before.now {
                         let alive_until_ms = before.alive_until_ms.max(seen.alive_until_ms);
-                        // an older release drops the flag
-                        let after_loss = before.after_loss || seen.after_loss;
-                        *before = Seen { alive_until_ms, after_loss, ..seen };
+                        *before = Seen { alive_until_ms, ..seen };
                     }
                     false
                 }
@@ -157,10 +177,16 @@ impl Continuity {
                     orgs.seen.insert(org.into(), seen);
                     true
                 }
-            }
+            };
+            let is_first = is_first && life.lost && life.marked && known.epoch != Epoch::default();
+            orgs.unlogged += u64::from(is_first);
+            (is_first, orgs.take_unlogged(now_ms))
         };
-        if life.lost && known.epoch != Epoch::default() {
-            telemetry::state_lost(life.marked && is_first);
+        if is_first {
+            telemetry::state_lost();
+        }
+        if to_log > 0 {
+            telemetry::states_lost(to_log);
         }
     }
 }
@@ -204,6 +230,27 @@ mod tests {
         }
         assert_eq!([0, 4_000, 5_000].map(|at| minds.known("acme").allows(at)), [false, false, true]);
         assert!(fresh.known("acme").allows(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loss_that_was_told_is_gone_by_though_its_head_is_about_to_expire() {
+        let continuity = Continuity::new(true, 250);
+        let ends = Life { now: 75_000, alive_until: 75_100, marked: false, ..lost(5_000) };
+        continuity.learn("acme", &continuity.known("acme"), &ends);
+        assert!(continuity.known("acme").allows(5_000) && continuity.loss("acme").is_some());
+        tokio::time::advance(std::time::Duration::from_millis(TOLD_MS_MIN)).await;
+        assert_eq!((continuity.known("acme").alive_until, continuity.loss("acme")), (NEVER, None));
+    }
+
+    #[test]
+    fn losses_at_a_time_are_logged_together() {
+        let mut orgs = Orgs::default();
+        let mut lose = |losses, at_ms| {
+            orgs.unlogged += losses;
+            orgs.take_unlogged(at_ms)
+        };
+        assert_eq!([lose(0, 0), lose(1, 0), lose(1, 0), lose(7, 9_999), lose(0, 10_000)], [0, 1, 0, 0, 8]);
+        assert_eq!([lose(0, 30_000), lose(1, 30_000), lose(1, 30_001)], [0, 1, 0]);
     }
 
     #[tokio::test(start_paused = true)]
