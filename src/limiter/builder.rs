@@ -156,7 +156,7 @@ impl LimiterBuilder {
     /// The longest a round trip may take, repeats included, 1 ms to 60 s. Past it the call fails with
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), or the [failure policy](Self::failure_policy) decides. Default: 250 ms.
     ///
-    /// A decision is one round trip; three after the controls of its org have changed, and up to four after Redis has lost its data.
+    /// A decision is one round trip, and a few more after the controls of its org have changed or Redis has lost its data.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
