@@ -12,7 +12,7 @@ use allotment_fixtures::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
 
-use crate::support::{Fault, Proxy, Server, random_org};
+use crate::support::{Fault, Proxy, Server, eventually, random_org};
 
 const PATIENT: Duration = Duration::from_secs(20);
 
@@ -34,6 +34,12 @@ fn alice(org: &str) -> Subject {
 async fn call(limiter: &Limiter, org: &str) {
     let outcome = limiter.try_acquire(&alice(org), Cost::new()).await.unwrap();
     drop(outcome.into_result().unwrap());
+}
+
+/// Waits until a call is decided.
+async fn is_served(limiter: &Limiter, subject: &Subject) {
+    let decided = async || limiter.try_acquire(subject, Cost::new()).await.ok();
+    drop(eventually("a call is decided", decided).await);
 }
 
 async fn used(limiter: &Limiter, org: &str) -> u64 {
@@ -90,18 +96,15 @@ async fn a_server_that_does_not_answer_is_spared_by_the_breaker_until_it_answers
     proxy.set(Fault::BlackHole).await;
     // a release in the background is a call, too
     assert_eq!(limiter.try_acquire(&subject, Cost::new()).await.unwrap_err().kind(), ErrorKind::Timeout);
-    let refused = loop {
+    let refused = eventually("a call is refused without a wait", async || {
         let error = limiter.try_acquire(&subject, Cost::new()).await.unwrap_err();
-        if error.kind() == ErrorKind::Unavailable {
-            break error;
-        }
-    };
+        (error.kind() == ErrorKind::Unavailable).then_some(error)
+    })
+    .await;
     assert!(refused.is_retryable() && refused.to_string().contains("calls in a row"), "{refused}");
     proxy.set(Fault::Nothing).await;
     // one call per pause tries
-    while limiter.try_acquire(&subject, Cost::new()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    is_served(&limiter, &subject).await;
     call(&limiter, &random_org()).await;
 }
 
@@ -125,9 +128,7 @@ async fn a_call_that_waits_behind_another_keeps_its_own_deadline() {
     let said = callers.join_all().await;
     assert!(said.iter().any(|said| said.contains("the requests before this one included")), "{said:?}");
     proxy.set(Fault::Nothing).await;
-    while limiter.try_acquire(&alice(&random_org()), Cost::new()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    is_served(&limiter, &alice(&random_org())).await;
     limiter.shutdown().await;
     assert_eq!(used(&self::limiter(server.url()), &org).await, 1, "whatever was sent is given back");
 }
@@ -211,16 +212,14 @@ async fn a_node_that_stands_still_keeps_no_other_waiting() {
     }
     let frozen = frozen.unwrap();
     for org in others.iter().chain([&frozen]) {
-        while limiter.try_acquire(&alice(org), Cost::new()).await.is_err() {}
+        is_served(&limiter, &alice(org)).await;
     }
     cluster.freeze(cluster.nodes()[0]).await;
     let error = limiter.try_acquire(&alice(&frozen), Cost::new()).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
     call(&limiter, &others[0]).await;
     cluster.thaw(cluster.nodes()[0]).await;
-    while limiter.try_acquire(&alice(&frozen), Cost::new()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    is_served(&limiter, &alice(&frozen)).await;
 }
 
 /// Files in a folder, as URLs name them.
