@@ -13,6 +13,8 @@ mod failure;
 mod lease;
 mod limit;
 mod limiter;
+#[cfg(feature = "openai")]
+pub mod openai;
 mod permit;
 mod plan;
 mod policy;

@@ -1,0 +1,100 @@
+//! What an upstream said no with, classified into what a caller can do.
+//!
+//! Invariant: the class is the same whether the error came as 429, 400, 403, as a body with status 200, or as an event of a stream.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use crate::resource::Resource;
+
+/// What a caller can do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// A limit of upstream is used up: wait.
+    RateLimited,
+    /// One call asks for more than the limit: it can never be admitted. Split it.
+    TooLarge,
+    /// The account may not use the model: a missing tier or verification, or a limit of 0.
+    NoAccess,
+    /// Money or a quota is used up: somebody must pay, or raise it.
+    Exhausted,
+    /// Upstream has no room for anybody, or asks to slow down: try later.
+    Overloaded,
+    /// The request is wrong.
+    Invalid,
+    /// The request or its result was blocked by moderation.
+    Moderation,
+    /// Upstream failed and said so.
+    Failed,
+}
+
+/// What an upstream refused a call with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// What can be done about it.
+    pub kind: RefusalKind,
+    /// The status of the answer: 200 where it was hidden in a body or stream.
+    pub status: u16,
+    /// The field `type` of the error.
+    pub error_type: Option<String>,
+    /// The field `code` of the error.
+    pub code: Option<String>,
+    /// The field `message`, at most 500 characters of it, without what looks like a key.
+    pub message: String,
+    /// The figures of a limit, where the message has them.
+    pub figures: Option<RefusalFigures>,
+    /// How long to wait, as headers or message say. Never less than nothing; no floor is applied.
+    pub retry_after: Option<Duration>,
+    /// What the header `x-should-retry` says.
+    pub should_retry: Option<bool>,
+}
+
+/// The figures in a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RefusalFigures {
+    /// What the limit counts.
+    pub resource: Resource,
+    /// The model that the message names.
+    pub model: Option<String>,
+    /// The pool that several models share, if the message names one.
+    pub pool: Option<String>,
+    /// The limit per `window`.
+    pub limit: u64,
+    /// What was used, if the message says so.
+    pub used: Option<u64>,
+    /// What the call asked for, if the message says so.
+    pub requested: Option<u64>,
+    /// The period of the limit: a minute or a day.
+    #[serde(skip)]
+    pub window: Duration,
+}
+
+impl Refusal {
+    /// Whether the same call may succeed later without a change.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self.kind {
+            RefusalKind::RateLimited | RefusalKind::Overloaded => self.should_retry != Some(false),
+            RefusalKind::Failed => self.should_retry == Some(true),
+            _ => false,
+        }
+    }
+
+    /// With a call that is too large: how many images each part may ask for at most, where the figures say so.
+    #[must_use]
+    pub fn split_into(&self) -> Option<u64> {
+        let figures = self.figures.as_ref().filter(|_| self.kind == RefusalKind::TooLarge)?;
+        (figures.resource == Resource::Images && figures.limit > 0).then_some(figures.limit)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?}, status {})", self.message, self.kind, self.status)
+    }
+}
