@@ -12,6 +12,7 @@ mod models;
 mod refusal;
 mod request;
 mod response;
+mod span;
 mod sse;
 mod usage;
 
