@@ -9,6 +9,7 @@ mod headers;
 mod input;
 mod key;
 mod models;
+mod redaction;
 mod refusal;
 mod request;
 mod response;
