@@ -8,6 +8,7 @@ mod estimate;
 mod headers;
 mod input;
 mod key;
+mod message;
 mod models;
 mod redaction;
 mod refusal;
