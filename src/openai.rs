@@ -8,10 +8,13 @@ mod estimate;
 mod headers;
 mod input;
 mod key;
+mod message;
 mod models;
+mod redaction;
 mod refusal;
 mod request;
 mod response;
+mod span;
 mod sse;
 mod usage;
 
