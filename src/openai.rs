@@ -3,24 +3,30 @@
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
 mod classify;
+mod date;
 mod error;
 mod estimate;
 mod headers;
 mod input;
 mod key;
+mod learning;
 mod models;
+mod price;
 mod refusal;
 mod request;
 mod response;
 mod sse;
+mod tokens;
 mod usage;
 
 pub use self::{
+    date::Date,
     error::{ImageError, ImageErrorKind},
-    estimate::{Estimate, Estimator},
+    estimate::{Basis, Estimate, Estimator, Priors, Weights},
     input::ImageInput,
     key::ApiKey,
-    models::{Model, Models},
+    learning::{Correction, Part},
+    models::{Model, Models, Source},
     refusal::{Refusal, RefusalFigures, RefusalKind},
     request::{Background, ImageRequest, InputFidelity, Moderation, OutputFormat, Quality, Size},
     response::{FailedRoute, Image, Images, Served},
