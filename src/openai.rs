@@ -2,6 +2,7 @@
 //!
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
+mod access;
 mod classify;
 mod date;
 mod error;
@@ -12,6 +13,7 @@ mod key;
 mod learning;
 mod models;
 mod price;
+mod profile;
 mod refusal;
 mod request;
 mod response;
@@ -20,6 +22,7 @@ mod tokens;
 mod usage;
 
 pub use self::{
+    access::{AccessReport, AccessRules, Account, Missing, Progress},
     date::Date,
     error::{ImageError, ImageErrorKind},
     estimate::{Basis, Estimate, Estimator, Priors, Weights},
@@ -27,6 +30,7 @@ pub use self::{
     key::ApiKey,
     learning::{Correction, Part},
     models::{Model, Models, Source},
+    profile::Profile,
     refusal::{Refusal, RefusalFigures, RefusalKind},
     request::{Background, ImageRequest, InputFidelity, Moderation, OutputFormat, Quality, Size},
     response::{FailedRoute, Image, Images, Served},
