@@ -319,7 +319,7 @@ mod tests {
     fn a_file_that_is_wrong_says_where() {
         let rows = [
             ("default = \"nothing\"", "default = \"nothing\": no entry has this name"),
-            ("[[model]]\nname = \"a\"\npools = 1", "line 3: model: `pools = 1`: unknown key `pools`"),
+            ("[[model]]\nname = \"a\"\npools = 1", "line 3: `pools = 1`: unknown key `pools`"),
             (
                 "[[model]]\nname = \"a\"",
                 "line 1: model \"a\": accepts: it is missing, and the entry is not `like` another",
@@ -332,10 +332,7 @@ mod tests {
                 "[[model]]\nname = \"gpt-image-2\"\n[model.pool]\nname = \"b\"\nsource = \" \"\ncertainty = \"official\"",
                 "line 1: model \"gpt-image-2\": pool.source is empty",
             ),
-            (
-                "[[model]]\nname = \"a\"\n[model.pool]\nname = \"b\"",
-                "line 3: model: `[model.pool]`: missing key `source`",
-            ),
+            ("[[model]]\nname = \"a\"\n[model.pool]\nname = \"b\"", "line 3: `[model.pool]`: missing key `source`"),
             (
                 "[[model]]\nname = \"gpt-image-2\"\n[model.output]\nrule = { patches = { low = 1 } }\npartial_image_tokens = 1\nsource = \"x\"\ncertainty = \"reported\"",
                 "line 1: model \"gpt-image-2\": output.rule: it has no size at quality medium",

@@ -139,6 +139,7 @@ mod tests {
             ("gpt-image-2", High, Some(Medium)),
             ("gpt-image-2", Auto, Some(Medium)),
             ("gpt-image-2", Max, Some(High)),
+            ("gpt-image-2", Medium, Some(Low)),
             ("gpt-image-2", Low, None),
             ("gpt-image-2.6-flare", Max, Some(XHigh)),
             ("gpt-image-2.6-flare", Auto, Some(XHigh)),
