@@ -2,28 +2,38 @@
 //!
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
+mod access;
 mod classify;
+mod date;
 mod error;
 mod estimate;
 mod headers;
 mod input;
 mod key;
+mod learning;
 mod message;
 mod models;
+mod price;
+mod profile;
 mod redaction;
 mod refusal;
 mod request;
 mod response;
 mod span;
 mod sse;
+mod tokens;
 mod usage;
 
 pub use self::{
+    access::{AccessReport, AccessRules, Account, Missing, Progress},
+    date::Date,
     error::{ImageError, ImageErrorKind},
-    estimate::{Estimate, Estimator},
+    estimate::{Basis, Estimate, Estimator, Priors, Weights},
     input::ImageInput,
     key::ApiKey,
-    models::{Model, Models},
+    learning::{Correction, Part},
+    models::{Model, Models, Source},
+    profile::Profile,
     refusal::{Refusal, RefusalFigures, RefusalKind},
     request::{Background, ImageRequest, InputFidelity, Moderation, OutputFormat, Quality, Size},
     response::{FailedRoute, Image, Images, Served},
