@@ -12,6 +12,7 @@ mod models;
 mod refusal;
 mod request;
 mod response;
+mod route;
 mod sse;
 mod usage;
 
@@ -24,5 +25,9 @@ pub use self::{
     refusal::{Refusal, RefusalFigures, RefusalKind},
     request::{Background, ImageRequest, InputFidelity, Moderation, OutputFormat, Quality, Size},
     response::{FailedRoute, Image, Images, Served},
+    route::{
+        Route, RouteModel, Style, choice::Strategy, file::RoutesFile, health::BreakerState, price::RoutePrice,
+        state::RouteStatus,
+    },
     usage::Usage,
 };
