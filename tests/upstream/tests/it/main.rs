@@ -1,0 +1,10 @@
+//! The server over real sockets, called by a plain HTTP client.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod answers;
+mod faults;
+mod limits;
+mod requests;
+mod shapes;
+mod support;
