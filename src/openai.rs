@@ -2,9 +2,13 @@
 //!
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
+mod attempt;
 mod classify;
+mod client;
+mod endpoint;
 mod error;
 mod estimate;
+mod feedback;
 mod headers;
 mod input;
 mod key;
@@ -12,11 +16,15 @@ mod models;
 mod refusal;
 mod request;
 mod response;
+mod retry;
 mod route;
 mod sse;
+mod stream;
+mod transport;
 mod usage;
 
 pub use self::{
+    client::{ImageClient, ImageClientBuilder},
     error::{ImageError, ImageErrorKind},
     estimate::{Estimate, Estimator},
     input::ImageInput,
@@ -25,9 +33,11 @@ pub use self::{
     refusal::{Refusal, RefusalFigures, RefusalKind},
     request::{Background, ImageRequest, InputFidelity, Moderation, OutputFormat, Quality, Size},
     response::{FailedRoute, Image, Images, Served},
+    retry::RetryPolicy,
     route::{
         Route, RouteModel, Style, choice::Strategy, file::RoutesFile, health::BreakerState, price::RoutePrice,
         state::RouteStatus,
     },
+    stream::{ImageEvent, ImageStream},
     usage::Usage,
 };

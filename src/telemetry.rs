@@ -39,6 +39,9 @@ const IMAGE_CALLS: &str = "allotment_image_calls_total";
 /// Attempts of such calls, by `route`. A counter.
 #[cfg(feature = "openai")]
 const IMAGE_ATTEMPTS: &str = "allotment_image_attempts_total";
+/// Walks over the routes that were made again, by `outcome` of the one before. A counter.
+#[cfg(feature = "openai")]
+const IMAGE_REPEATS: &str = "allotment_image_repeats_total";
 /// What upstream refused, by `route` and `kind`. A counter.
 #[cfg(feature = "openai")]
 const IMAGE_REFUSALS: &str = "allotment_image_refusals_total";
@@ -199,6 +202,13 @@ pub(crate) fn image_called(route: &str, outcome: &'static str, attempts: u32) {
 #[cfg(feature = "openai")]
 pub(crate) fn image_attempted(route: &str) {
     metrics::counter!(IMAGE_ATTEMPTS, "route" => route.to_owned()).increment(1);
+}
+
+/// All routes that could be asked were, in vain; they are asked again.
+#[cfg(feature = "openai")]
+pub(crate) fn image_repeated(outcome: &'static str, pause: std::time::Duration) {
+    metrics::counter!(IMAGE_REPEATS, "outcome" => outcome).increment(1);
+    tracing::debug!(outcome, ?pause, "the call is made again");
 }
 
 #[cfg(feature = "openai")]

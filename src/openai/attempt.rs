@@ -27,7 +27,11 @@ use crate::{
         refusal::{Refusal, RefusalKind},
         request::ImageRequest,
         response::Image,
-        route::Route,
+        route::{
+            Route,
+            capability::{Delivery, Need},
+            state::SPEND,
+        },
         sse,
         stream::{Events, ImageEvent},
         transport::{Incoming, Transport},
@@ -50,7 +54,7 @@ pub(super) struct Attempt<'a> {
     pub(super) route: &'a Route,
     /// Who is charged: of the org of the route, and the pool of the model.
     pub(super) subject: &'a Subject,
-    pub(super) model: &'a str,
+    pub(super) need: Need<'a>,
     pub(super) request: &'a ImageRequest,
     pub(super) estimate: &'a Estimate,
     /// Where events are told, if the caller wants them.
@@ -64,6 +68,8 @@ pub(super) struct Made {
     pub(super) usage: Option<Usage>,
     /// What is charged now.
     pub(super) charged: Cost,
+    /// Whether the charge has money in it.
+    pub(super) has_price: bool,
     pub(super) latency: Duration,
 }
 
@@ -79,9 +85,9 @@ impl Attempt<'_> {
     /// Dropped before the request is sent, the charge is given back; dropped later, it stays as estimated.
     pub(super) async fn make(&self, permit: Permit) -> Result<Made, ImageError> {
         let unsent = Unsent(Some(permit));
-        let streams = self.events.is_some() && endpoint::streams(&self.route.style);
+        let streams = self.need.delivery == Delivery::Stream && endpoint::streams(&self.route.style);
         let mode = if streams { Mode::Stream } else { Mode::Whole };
-        let model = self.route.upstream_model(self.model);
+        let model = self.route.upstream_model(self.need.model);
         let Spelled { url, key_header, body } = endpoint::spell(self.route, model, self.request, mode)?;
         let ready = self.transport.prepare(&url, key_header, self.route.key.as_ref(), body).await?;
         let (permit, began) = (unsent.sent(), Instant::now());
@@ -101,7 +107,7 @@ impl Attempt<'_> {
         let answer = self.read(incoming).await;
         let latency = began.elapsed();
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
-        let stood = Stood::of(&permit);
+        let (stood, has_price) = (Stood::of(&permit), permit.cost().named(&spend()).is_some());
         let charged = self.settle(permit, &answer).await;
         let refusal = answer.as_ref().err().and_then(ImageError::refusal);
         if let Some(refusal) = refusal {
@@ -109,7 +115,7 @@ impl Attempt<'_> {
         }
         feedback::learn(self.limiter, self.subject, &stood, &rates, refusal, fastrand::f64()).await;
         let Reading { images, usage } = answer?;
-        Ok(Made { images, usage, charged, latency })
+        Ok(Made { images, usage, charged, has_price, latency })
     }
 
     /// Charges what the answer says was used. Returns what is charged now.
@@ -117,8 +123,8 @@ impl Attempt<'_> {
         let estimated = permit.cost().clone();
         let actual = match answer {
             Ok(Reading { images, usage: Some(usage) }) => {
-                self.estimator.learn(self.model, self.estimate, usage);
-                self.estimator.actual(self.model, self.estimate, usage, images.len())
+                self.estimator.learn(self.need.model, self.estimate, usage);
+                self.used(usage, images.len())
             }
             Err(error) if error.refusal().is_some_and(|refusal| self.costs_nothing(refusal)) => refused(&estimated),
             // as estimated, and its slot is freed
@@ -130,6 +136,17 @@ impl Attempt<'_> {
                 note(&error);
                 estimated
             }
+        }
+    }
+
+    /// What a call has cost, money by the price of the route.
+    fn used(&self, usage: &Usage, images: usize) -> Cost {
+        let cost = self.estimator.actual(self.need.model, self.estimate, usage, images);
+        let listed = cost.named(&spend());
+        let price = self.route.price_of(self.need.model);
+        match price.and_then(|price| price.actual(usage, images as u64, listed)) {
+            Some(micros) => cost.amount(spend(), micros.min(Cost::AMOUNT_MAX)),
+            None => cost,
         }
     }
 
@@ -245,9 +262,12 @@ fn note(unsettled: &Error) {
 
 /// Failed requests count upstream; the rest of what was estimated was not used.
 fn refused(estimated: &Cost) -> Cost {
-    let spent = Resource::from("spend_micros");
     let cost = Cost::images(0).tokens(0).requests(estimated.of(&Resource::Requests));
-    if estimated.of(&spent) > 0 { cost.amount(spent, 0) } else { cost }
+    if estimated.named(&spend()).is_some() { cost.amount(spend(), 0) } else { cost }
+}
+
+fn spend() -> Resource {
+    Resource::from(SPEND)
 }
 
 /// JSON begins with a bracket, and no event does.

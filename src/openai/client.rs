@@ -5,8 +5,13 @@
 mod builder;
 mod serving;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 
 pub use self::builder::ImageClientBuilder;
@@ -14,15 +19,16 @@ use self::serving::Serving;
 use crate::{
     limiter::Limiter,
     openai::{
-        error::{ImageError, ImageErrorKind},
+        endpoint,
+        error::ImageError,
         estimate::Estimator,
         models::Models,
         request::ImageRequest,
         response::{Content, Image, Images},
         retry::Retries,
-        route::Route,
+        route::{capability::ModelList, choice::Routes, state::RouteStatus},
         stream::{Events, ImageStream},
-        transport::{KeyHeader, Transport},
+        transport::{Fetched, Transport},
     },
     subject::Subject,
     telemetry,
@@ -54,7 +60,9 @@ pub struct ImageClient {
 struct Core {
     limiter: Limiter,
     transport: Transport,
-    routes: Vec<Route>,
+    routes: Routes,
+    /// The name in metrics of the route of calls that no route could serve.
+    no_route: Arc<str>,
     model: Option<String>,
     models: Models,
     estimator: Estimator,
@@ -72,7 +80,7 @@ impl ImageClient {
     ///
     /// # Errors
     ///
-    /// [`ImageErrorKind`] says what went wrong, and what was charged.
+    /// [`ImageErrorKind`](crate::openai::ImageErrorKind) says what went wrong, and what was charged.
     ///
     /// # Cancel safety
     ///
@@ -94,29 +102,39 @@ impl ImageClient {
     ///
     /// # Errors
     ///
-    /// [`ImageErrorKind::Unreachable`], [`ImageErrorKind::Unanswered`], or [`ImageErrorKind::Unreadable`] for another status than success.
+    /// [`Unreachable`](crate::openai::ImageErrorKind::Unreachable), [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another status than success.
     pub async fn fetch(&self, image: &Image) -> Result<Image, ImageError> {
         let Some(url) = image.url() else { return Ok(image.clone()) };
-        let transport = &self.core.transport;
-        let mut incoming = transport.send(transport.fetch(url, KeyHeader::Bearer, None)?).await?;
-        if !(200..300).contains(&incoming.status) {
-            let message = format!("the address of the image answered with status {}", incoming.status);
-            return Err(ImageError::new(ImageErrorKind::Unreadable, message));
-        }
-        let media_type = incoming.media_type();
-        let first = incoming.piece().await?.unwrap_or_default();
-        let content = Content::Plain(incoming.collect(first).await?);
-        Ok(Image {
-            content,
-            media_type: image.media_type.clone().or(media_type),
-            revised_prompt: image.revised_prompt.clone(),
-        })
+        let Fetched { body, media_type } = self.core.transport.fetch(url, None).await?;
+        let (named, revised_prompt) = (image.media_type.clone(), image.revised_prompt.clone());
+        Ok(Image { content: Content::Plain(body), media_type: named.or(media_type), revised_prompt })
     }
 
-    /// What estimates the cost of calls, and has learnt from their usage.
+    /// Asks each route which models it has, all at once: those that it does not list are not asked of it for an hour. A route that has no such
+    /// list stays as it was, and so does one of Azure, where models are deployments. Takes no quota. Says how each route is doing.
+    pub async fn probe(&self) -> Vec<RouteStatus> {
+        let mut looks = JoinSet::new();
+        for route in self.core.routes.all() {
+            let (core, route) = (Arc::clone(&self.core), Arc::clone(route));
+            looks.spawn(async move {
+                match endpoint::list_models(&core.transport, route.route()).await {
+                    Ok(body) => {
+                        if let Some(list) = ModelList::read(&body) {
+                            route.list(&list, Instant::now(), SystemTime::now());
+                        }
+                    }
+                    Err(error) => tracing::debug!(route = &**route.name(), kind = ?error.kind(), "no list of models"),
+                }
+            });
+        }
+        while looks.join_next().await.is_some() {}
+        self.routes()
+    }
+
+    /// How each route is doing, in the order in which they were given.
     #[must_use]
-    pub fn estimator(&self) -> &Estimator {
-        &self.core.estimator
+    pub fn routes(&self) -> Vec<RouteStatus> {
+        self.core.routes.statuses(Instant::now())
     }
 
     async fn serve(
@@ -133,6 +151,6 @@ impl ImageClient {
 
 impl fmt::Debug for ImageClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ImageClient").field("routes", &self.core.routes).finish_non_exhaustive()
+        f.debug_struct("ImageClient").field("routes", &self.routes()).finish_non_exhaustive()
     }
 }

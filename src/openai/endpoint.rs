@@ -11,6 +11,7 @@ mod responses;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ use crate::openai::{
     input::ImageInput,
     request::{ImageRequest, Quality, Size},
     route::{Route, Style},
-    transport::{Body, Inlined, KeyHeader},
+    transport::{Body, Inlined, KeyHeader, Transport},
 };
 
 /// How an answer is wanted.
@@ -69,6 +70,11 @@ pub(super) fn spell(route: &Route, model: &str, request: &ImageRequest, mode: Mo
         Style::Chat => (format!("{base}/chat/completions"), KeyHeader::Bearer, chat::body(model, request)?),
     };
     Ok(Spelled { url, key_header, body })
+}
+
+/// Asks a route which models it has.
+pub(super) async fn list_models(transport: &Transport, route: &Route) -> Result<Bytes, ImageError> {
+    Ok(transport.fetch(&format!("{}/models", route.base_url), route.key.as_ref()).await?.body)
 }
 
 /// Whether a route of this style can answer with events.
@@ -124,8 +130,6 @@ fn segment(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::openai::{
         input::Source,

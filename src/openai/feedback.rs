@@ -185,8 +185,10 @@ mod tests {
         assert_eq!(cool_downs(&named, &call, 0.0), [CoolDown { resource: Resource::Images, lasting: second }]);
         assert_eq!(cool_downs(&named, &call, 1.0)[0].lasting, Duration::from_millis(1_250));
         let unnamed = refusal(RefusalKind::RateLimited, None, Some(Duration::from_secs(20)));
-        let resources =
-            |refusal| cool_downs(refusal, &call, 0.0).into_iter().map(|down| down.resource).collect::<Vec<_>>();
+        let resources = |refusal: &Refusal| {
+            let downs = cool_downs(refusal, &call, 0.0);
+            downs.into_iter().map(|down| down.resource).collect::<Vec<_>>()
+        };
         assert_eq!(resources(&unnamed), [Resource::Requests, Resource::Images]);
         assert_eq!(resources(&refusal(RefusalKind::Overloaded, None, None)), [Resource::Requests]);
         for kind in [RefusalKind::TooLarge, RefusalKind::NoAccess, RefusalKind::Exhausted, RefusalKind::Invalid] {

@@ -83,6 +83,14 @@ pub(super) enum KeyHeader {
 #[derive(Debug)]
 pub(super) struct Ready(Request);
 
+/// What was at an address.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) body: Bytes,
+    /// Such as `image/png`, as the answer says.
+    pub(super) media_type: Option<String>,
+}
+
 /// An answer that has begun.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -142,10 +150,22 @@ impl Transport {
     }
 
     /// Asks for what is at an address.
-    pub(super) fn fetch(&self, url: &str, header: KeyHeader, key: Option<&ApiKey>) -> Result<Ready, ImageError> {
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and `Unreadable` for a status that is not one of success.
+    pub(super) async fn fetch(&self, url: &str, key: Option<&ApiKey>) -> Result<Fetched, ImageError> {
         let mut request = Request::new(Method::GET, address(url)?);
-        request.headers_mut().extend(key_headers(header, key)?);
-        Ok(Ready(request))
+        request.headers_mut().extend(key_headers(KeyHeader::Bearer, key)?);
+        let mut incoming = self.send(Ready(request)).await?;
+        if !(200..300).contains(&incoming.status) {
+            let message = format!("the address answered with status {}", incoming.status);
+            return Err(ImageError::new(ImageErrorKind::Unreadable, message));
+        }
+        let media_type = incoming.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = media_type.map(str::to_owned);
+        let first = incoming.piece().await?.unwrap_or_default();
+        Ok(Fetched { body: incoming.collect(first).await?, media_type })
     }
 
     /// Sends a request, until its answer begins.
@@ -217,11 +237,6 @@ impl Incoming {
             whole.extend_from_slice(&piece);
         }
         Ok(whole.freeze())
-    }
-
-    /// Such as `image/png`, as the answer says.
-    pub(super) fn media_type(&self) -> Option<String> {
-        self.response.headers().get(CONTENT_TYPE)?.to_str().ok().map(str::to_owned)
     }
 }
 

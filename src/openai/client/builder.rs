@@ -10,7 +10,11 @@ use crate::{
         estimate::Estimator,
         models::Models,
         retry::{Retries, RetryPolicy},
-        route::Route,
+        route::{
+            Route,
+            choice::{Routes, Strategy},
+            file::RoutesFile,
+        },
         transport::{Bounds, Transport},
     },
 };
@@ -20,6 +24,8 @@ use crate::{
 pub struct ImageClientBuilder {
     limiter: Option<Limiter>,
     routes: Vec<Route>,
+    strategy: Strategy,
+    price_micros_max: Option<u64>,
     model: Option<String>,
     models: Option<Models>,
     estimator: Option<Estimator>,
@@ -39,6 +45,8 @@ impl ImageClientBuilder {
         Self {
             limiter: None,
             routes: Vec::new(),
+            strategy: Strategy::default(),
+            price_micros_max: None,
             model: None,
             models: None,
             estimator: None,
@@ -57,6 +65,27 @@ impl ImageClientBuilder {
     /// A way to a model; call it once for each. At least one is required.
     pub fn route(mut self, route: Route) -> Self {
         self.routes.push(route);
+        self
+    }
+
+    /// The routes of a file, with its strategy and its bound on prices.
+    pub fn routes(mut self, file: &RoutesFile) -> Self {
+        self.routes.extend_from_slice(file.routes());
+        self.strategy = file.strategy();
+        self.price_micros_max = file.price_micros_max().or(self.price_micros_max);
+        self
+    }
+
+    /// By what routes are put in order. Default: [`Strategy::Priority`].
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// The most that a call may be expected to cost, in millionths of a dollar: dearer routes, and those without a price, are not asked.
+    /// Default: no bound.
+    pub fn price_micros_max(mut self, micros: u64) -> Self {
+        self.price_micros_max = Some(micros);
         self
     }
 
@@ -121,16 +150,18 @@ impl ImageClientBuilder {
     /// [`Invalid`](crate::openai::ImageErrorKind::Invalid) where the limiter or a route is missing, or a route cannot be.
     pub fn build(self) -> Result<ImageClient, ImageError> {
         let limiter = self.limiter.ok_or_else(|| ImageError::invalid("limiter: it is missing"))?;
-        if self.routes.is_empty() {
-            return Err(ImageError::invalid("route: at least one is needed"));
-        }
-        let routes = self.routes.into_iter().map(Route::checked).collect::<Result<Vec<_>, _>>()?;
+        let routes = Routes::new(self.routes)?.by(self.strategy);
+        let routes = match self.price_micros_max {
+            Some(micros) => routes.at_most(micros),
+            None => routes,
+        };
         let models = self.models.unwrap_or_else(Models::embedded);
         let estimator = self.estimator.unwrap_or_else(|| Estimator::new(models.clone()));
         let core = Core {
             limiter,
             transport: Transport::new(self.bounds)?,
             routes,
+            no_route: "none".into(),
             model: self.model,
             models,
             estimator,

@@ -1,6 +1,7 @@
-//! One call on its way: it waits for quota, is made, and is made again where that helps.
+//! One call on its way: over the routes that can serve it, and over them again where that helps.
 //!
-//! Invariant: time spent waiting, for quota and between attempts, stays within the client's `max_wait`.
+//! Invariant: time spent waiting, for quota and between walks, stays within the client's `max_wait`. What the caller has seen of a stream is
+//! not asked for again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,13 +9,20 @@ use tokio::time::{Instant, sleep};
 
 use super::Core;
 use crate::{
+    limiter::Outcome,
     openai::{
         attempt::{Attempt, Made},
         error::ImageError,
         estimate::Estimate,
+        refusal::RefusalKind,
         request::ImageRequest,
-        response::{Images, Served},
-        route::Route,
+        response::{FailedRoute, Images, Served},
+        route::{
+            capability::{Delivery, Need},
+            choice::Moment,
+            state::{RouteState, SPEND},
+            walk::{Admission, Journal, Stuck, Walked, Walker, walk},
+        },
         stream::Events,
     },
     permit::Permit,
@@ -26,13 +34,14 @@ use crate::{
 /// A call under way.
 pub(super) struct Serving<'a> {
     core: &'a Core,
+    /// With the pool of the model.
     subject: Subject,
-    model: &'a str,
     request: &'a ImageRequest,
+    need: Need<'a>,
     estimate: Estimate,
     events: Option<&'a Events>,
-    attempts: u32,
-    waited: Duration,
+    /// Of all walks.
+    journal: Journal,
 }
 
 impl<'a> Serving<'a> {
@@ -51,94 +60,159 @@ impl<'a> Serving<'a> {
         }
         let estimate = core.estimator.estimate(model, request)?;
         let subject = subject.clone().model(known.pool());
-        Ok(Self { core, subject, model, request, estimate, events, attempts: 0, waited: Duration::ZERO })
+        let need = Need::of(model, request, if events.is_some() { Delivery::Stream } else { Delivery::Whole });
+        Ok(Self { core, subject, request, need, estimate, events, journal: Journal::default() })
     }
 
     pub(super) fn model(&self) -> &'a str {
-        self.model
+        self.need.model
     }
 
     pub(super) async fn serve(mut self) -> Result<Images, ImageError> {
         self.core.retries.call();
-        let route = self.core.routes.first().ok_or_else(|| ImageError::invalid("route: there is none"))?;
-        let served = self.serve_on(route).await;
+        let served = self.serve_somewhere().await;
+        let route = match &served {
+            Ok(served) => &served.route,
+            // the last one that was asked
+            Err(_) => self.journal.failed.last().map_or(&self.core.no_route, |failed| &failed.route),
+        };
         let outcome = served.as_ref().map_or_else(|error| error.kind().name(), |_| "served");
-        telemetry::image_called(&route.name, outcome, self.attempts);
-        Ok(self.images(route, served?))
+        telemetry::image_called(route, outcome, self.journal.attempts);
+        let OnRoute { route, made } = served?;
+        Ok(self.images(route, made))
     }
 
-    /// Makes the call on one route, and makes it again as the policy allows.
-    async fn serve_on(&mut self, route: &Route) -> Result<Made, ImageError> {
-        let mut made = 0;
+    async fn serve_somewhere(&mut self) -> Result<OnRoute, ImageError> {
+        let mut walks = 0;
         loop {
-            let permit = self.admit(route).await?;
-            let error = match self.attempt(route, permit).await {
-                Ok(images) => return Ok(images),
-                Err(error) => error,
+            let order = self.order().await?;
+            let walked = walk(&*self, &order, &self.need, self.patience()).await;
+            let error = match walked {
+                Ok(Walked { served: Ok(made), route, passage, journal }) => {
+                    passage.served(made.latency);
+                    self.note(journal);
+                    return Ok(OnRoute { route: Arc::clone(route.name()), made });
+                }
+                Ok(Walked { served: Err(error), route, passage, mut journal }) => {
+                    passage.failed(&error, &self.need);
+                    journal.failed.push(FailedRoute { route: Arc::clone(route.name()), why: error.to_string() });
+                    self.note(journal);
+                    return Err(error);
+                }
+                Err(Stuck { error, journal }) => {
+                    self.note(journal);
+                    error
+                }
             };
-            made += 1;
-            // what the caller has seen cannot be taken back
-            if self.events.is_some_and(Events::has_told) || error.retry_after().unwrap_or_default() > self.patience() {
-                return Err(error);
+            if self.can_do_without_stream(&error) {
+                self.need.delivery = Delivery::Whole;
+                continue;
             }
-            let Some(pause) = self.core.retries.pause(&error, made, fastrand::f64()) else { return Err(error) };
-            if pause > self.patience() {
-                return Err(error);
-            }
-            tracing::debug!(route = &*route.name, ?pause, "the call is made again");
+            walks += 1;
+            let pause = self.core.retries.pause(&error, walks, fastrand::f64());
+            let Some(pause) = pause.filter(|pause| *pause <= self.patience()) else { return Err(error) };
+            telemetry::image_repeated(error.kind().name(), pause);
             sleep(pause).await;
-            self.waited += pause;
+            self.journal.waited += pause;
         }
     }
 
-    /// Waits for a permit of a route, within what is left of the caller's patience.
-    async fn admit(&mut self, route: &Route) -> Result<Permit, ImageError> {
-        let began = Instant::now();
-        let subject = route.subject(self.subject.clone());
-        let permit = self.core.limiter.acquire(&subject, self.estimate.cost()).max_wait(self.patience()).await;
-        self.waited += began.elapsed();
-        Ok(permit?)
+    /// The routes to ask. Where none streams, those that answer whole.
+    async fn order(&mut self) -> Result<Vec<Arc<RouteState>>, ImageError> {
+        loop {
+            let Core { routes, limiter, .. } = self.core;
+            let order = routes.order_now(&self.need, &self.estimate, limiter, &self.subject).await;
+            if !order.is_empty() {
+                return Ok(order);
+            }
+            if self.need.delivery == Delivery::Whole {
+                return Err(routes.no_route(&self.need, &self.estimate, Instant::now()).into());
+            }
+            self.need.delivery = Delivery::Whole;
+        }
     }
 
-    /// Makes the call that the permit is for, once.
-    async fn attempt(&mut self, route: &Route, permit: Permit) -> Result<Made, ImageError> {
-        self.attempts += 1;
-        telemetry::image_attempted(&route.name);
-        let subject = route.subject(self.subject.clone());
-        let attempt = Attempt {
-            limiter: &self.core.limiter,
-            transport: &self.core.transport,
-            estimator: &self.core.estimator,
-            route,
-            subject: &subject,
-            model: self.model,
-            request: self.request,
-            estimate: &self.estimate,
-            events: self.events,
+    /// Whether the call was refused for being a stream, by routes that have been noted as not streaming.
+    fn can_do_without_stream(&self, error: &ImageError) -> bool {
+        let is_refused = error.refusal().is_some_and(|refusal| refusal.kind == RefusalKind::Invalid);
+        let can = |delivery| {
+            let moment = Moment { now: Instant::now(), seed: 0, shares: &[] };
+            !self.core.routes.order(&Need { delivery, ..self.need }, &self.estimate, &moment).is_empty()
         };
-        attempt.make(permit).await
+        is_refused && self.need.delivery == Delivery::Stream && !can(Delivery::Stream) && can(Delivery::Whole)
+    }
+
+    fn note(&mut self, journal: Journal) {
+        self.journal.failed.extend(journal.failed);
+        self.journal.attempts += journal.attempts;
+        self.journal.waited += journal.waited;
     }
 
     fn patience(&self) -> Duration {
-        self.core.max_wait.saturating_sub(self.waited)
+        self.core.max_wait.saturating_sub(self.journal.waited)
     }
 
-    fn images(self, route: &Route, made: Made) -> Images {
-        let spent = Resource::from("spend_micros");
+    fn images(self, route: Arc<str>, made: Made) -> Images {
+        let spent = Resource::from(SPEND);
         let served = Served {
-            route: Arc::clone(&route.name),
-            model: self.model.to_owned(),
-            attempts: self.attempts,
-            failed: Vec::new(),
-            waited: self.waited,
+            route,
+            model: self.need.model.to_owned(),
+            attempts: self.journal.attempts,
+            failed: self.journal.failed,
+            waited: self.journal.waited,
             latency: made.latency,
             estimated_tokens: self.estimate.tokens,
             charged_tokens: made.charged.of(&Resource::Tokens),
-            spend_micros: self.estimate.spend_micros.map(|_| made.charged.of(&spent)),
+            spend_micros: made.has_price.then(|| made.charged.of(&spent)),
             cached: false,
             shared: false,
             lowered_from: None,
         };
         Images { images: made.images, usage: made.usage, served }
+    }
+}
+
+/// Where a call was served.
+struct OnRoute {
+    route: Arc<str>,
+    made: Made,
+}
+
+impl Walker for Serving<'_> {
+    type Permit = Permit;
+    /// An error where the caller has seen a part of the answer, so that no other route can be asked.
+    type Served = Result<Made, ImageError>;
+
+    async fn admit(&self, route: &Arc<RouteState>) -> Result<Admission<Permit>, ImageError> {
+        let (subject, cost) = (route.subject(&self.subject), route.cost(&self.need, &self.estimate));
+        Ok(match self.core.limiter.try_acquire(&subject, cost).await? {
+            Outcome::Admitted(permit) => Admission::Admitted(permit),
+            Outcome::Denied(denial) => Admission::Denied(denial),
+        })
+    }
+
+    async fn wait(&self, route: &Arc<RouteState>, wait_max: Duration) -> Result<Permit, ImageError> {
+        let (subject, cost) = (route.subject(&self.subject), route.cost(&self.need, &self.estimate));
+        Ok(self.core.limiter.acquire(&subject, cost).max_wait(wait_max).await?)
+    }
+
+    async fn attempt(&self, route: &Arc<RouteState>, permit: Permit) -> Result<Self::Served, ImageError> {
+        telemetry::image_attempted(route.name());
+        let subject = route.subject(&self.subject);
+        let attempt = Attempt {
+            limiter: &self.core.limiter,
+            transport: &self.core.transport,
+            estimator: &self.core.estimator,
+            route: route.route(),
+            subject: &subject,
+            need: self.need,
+            request: self.request,
+            estimate: &self.estimate,
+            events: self.events,
+        };
+        match attempt.make(permit).await {
+            Err(error) if !self.events.is_some_and(Events::has_told) => Err(error),
+            answered => Ok(answered),
+        }
     }
 }
