@@ -38,7 +38,6 @@ pub(crate) async fn deliver(
     pause: Duration,
     mut visit: Visit,
 ) -> Result<Response<Body>, Infallible> {
-    visit.status(reply.status);
     match &fault {
         Some(Fault::HangUpBeforeReading | Fault::HangUpUnanswered) => {
             visit.cut();
@@ -49,26 +48,12 @@ pub(crate) async fn deliver(
             pending::<()>().await;
         }
         Some(Fault::Late(by)) => sleep(*by).await,
-        Some(Fault::Redirect(to)) => reply = Reply::text(302, "text/plain", "").header("location", to),
-        Some(Fault::TruncatedJson) => {
-            if let Content::Whole { body, .. } = &mut reply.content {
-                body.truncate(body.len() / 2);
-            }
-        }
-        Some(Fault::GiantEvent(bytes)) => {
-            if let Content::Events(events) = &mut reply.content {
-                events.insert(0, format!("event: giant\ndata: {}\n\n", "x".repeat(*bytes)));
-            }
-        }
-        Some(Fault::EndAfterEvents(count)) => {
-            if let Content::Events(events) = &mut reply.content {
-                events.truncate(*count);
-                visit.cut();
-            }
-        }
-        _ => {}
+        Some(fault) => reply = spoil(reply, fault, &mut visit),
+        None => {}
     }
+    visit.status(reply.status);
     let mut response = Response::builder().status(StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK));
+    response = response.header("x-request-id", format!("req_{}", visit.number()));
     for (name, value) in &reply.headers {
         response = response.header(name, value);
     }
@@ -84,10 +69,31 @@ pub(crate) async fn deliver(
             ("text/event-stream; charset=utf-8".to_owned(), chunks)
         }
     };
-    let media_type = if fault == Some(Fault::WrongMediaType) { "text/plain".to_owned() } else { media_type };
+    if chunks.is_empty() {
+        // Nobody asks for the chunks of an empty body.
+        visit.done();
+    }
     let body = Body::from_stream(pour(chunks, fault, pause, visit));
     let response = response.header(header::CONTENT_TYPE, media_type).body(body);
     Ok(response.unwrap_or_else(|_| hang_up()))
+}
+
+/// What some faults make of an answer before it goes out.
+fn spoil(mut reply: Reply, fault: &Fault, visit: &mut Visit) -> Reply {
+    match (fault, &mut reply.content) {
+        (Fault::Redirect(to), _) => return Reply::text(302, "text/plain", "").header("location", to),
+        (Fault::WrongMediaType, Content::Whole { media_type, .. }) => "text/plain".clone_into(media_type),
+        (Fault::TruncatedJson, Content::Whole { body, .. }) => body.truncate(body.len() / 2),
+        (Fault::GiantEvent(bytes), Content::Events(events)) => {
+            events.insert(0, format!("event: giant\ndata: {}\n\n", "x".repeat(*bytes)));
+        }
+        (Fault::EndAfterEvents(count), Content::Events(events)) => {
+            events.truncate(*count);
+            visit.cut();
+        }
+        _ => {}
+    }
+    reply
 }
 
 /// The chunks one by one, until the fault says otherwise.
@@ -105,9 +111,6 @@ fn pour(
     };
     stream! {
         let (mut sent, count) = (0, chunks.len());
-        if count == 0 {
-            visit.done();
-        }
         for (number, mut chunk) in chunks.into_iter().enumerate() {
             let room = bytes_max - sent;
             if number == chunks_max || chunk.len() > room {

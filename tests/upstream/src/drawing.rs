@@ -2,6 +2,9 @@
 
 use crate::picture::Picture;
 
+/// No picture is larger, whatever a model draws.
+pub(crate) const EDGE_MAX: u32 = 4_096;
+
 /// How much work goes into a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Quality {
@@ -41,7 +44,8 @@ impl Pixels {
         }
         let (width, height) = size.split_once('x')?;
         let pixels = Self { width: width.parse().ok()?, height: height.parse().ok()? };
-        (pixels.width > 0 && pixels.height > 0).then_some(pixels)
+        let edges = 1..=EDGE_MAX;
+        (edges.contains(&pixels.width) && edges.contains(&pixels.height)).then_some(pixels)
     }
 
     /// Of a PNG file, by its header.

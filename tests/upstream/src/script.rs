@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What happens to one call. An error and an answer of one's own come before the limits, which do not see the call; a fault
-/// comes with the answer that the call gets anyway.
+/// comes with the answer that the call gets anyway. Fetching a picture by its address has no script.
 #[derive(Clone, Debug)]
 pub enum Script {
     /// Answers with an error, with the figures of the call's own org.
@@ -19,7 +19,7 @@ pub enum Script {
     Reply(Raw),
     /// Draws as asked, and breaks while it answers.
     Break(Fault),
-    /// Begins as asked with one event, then fails: a stream ends with the error of this shape as its last event.
+    /// Admits the call and streams so many events of its answer, then the event of a rate limit. What is not streamed is served.
     FailAfterEvents(usize),
     /// Nothing unusual; for a call between others.
     Serve,
@@ -89,7 +89,7 @@ pub enum Fault {
     StallAfterBytes(usize),
     /// Sends so many bytes at a time, with a pause of 1 ms after each.
     Trickle(usize),
-    /// Says that the body is `text/plain`.
+    /// Says that a body of JSON is `text/plain`.
     WrongMediaType,
     /// Sends the first half of the body as if it were all.
     TruncatedJson,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    limits::Dimension,
+    limits::{Dimension, MINUTE},
     reply::{Reply, event, go_duration},
 };
 
@@ -112,6 +112,23 @@ pub struct Figures {
     pub wait: Duration,
 }
 
+impl Default for Figures {
+    /// The images of `gpt-image-2`, just used up.
+    fn default() -> Self {
+        Self {
+            model: "gpt-image-2".to_owned(),
+            pool: Some("gpt-image".to_owned()),
+            org: "org-test".to_owned(),
+            dimension: Dimension::Images,
+            period: MINUTE,
+            limit: 250,
+            used: Some(250),
+            requested: 1,
+            wait: Duration::from_millis(240),
+        }
+    }
+}
+
 impl Figures {
     fn message(&self) -> String {
         let Self { model, org, limit, requested, .. } = self;
@@ -160,7 +177,7 @@ pub(crate) fn invalid(param: &str, message: &str) -> Reply {
 }
 
 impl ErrorShape {
-    /// A word for it in a tally.
+    /// The answer, with these figures where the shape has room for them.
     pub(crate) fn render(&self, figures: &Figures) -> Reply {
         let Figures { model, org, limit, .. } = figures;
         let limited = |message: &str| figures.hinted(429, &error(message, "requests", Some("rate_limit_exceeded")));

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use self::ask::Asked;
 use crate::{
     delivery::{deliver, hang_up},
-    drawing::Drawing,
+    drawing::{Drawing, EDGE_MAX},
     limits::{Dimension, MINUTE},
     models::{POOL, model, models},
     picture::Picture,
@@ -127,12 +127,12 @@ impl Judge<'_> {
     async fn reply(&self, org: Option<&Org>, script: Script, asked: Asked, visit: &mut Visit) -> Reply {
         let Asked { drawing, model: asked_model, .. } = asked;
         let Some(org) = org else {
-            return ErrorShape::Unauthorized.render(&self.figures("unknown", &asked_model, None));
+            return ErrorShape::Unauthorized.render(&Figures { model: asked_model, ..Figures::default() });
         };
         let requested = drawing.as_ref().map_or(1, |drawing| drawing.n);
         let last_event = match script {
             Script::Refuse(shape) => {
-                return shape.render(&self.figures(&org.name, &asked_model, Some((org, requested))));
+                return shape.render(&self.figures(org, &asked_model, requested));
             }
             Script::RefuseWith(shape, figures) => return shape.render(&figures),
             Script::Reply(raw) => {
@@ -166,7 +166,7 @@ impl Judge<'_> {
             let shape =
                 if self.endpoint == Endpoint::Responses { ErrorShape::HiddenEvents } else { ErrorShape::ErrorEvent };
             events.truncate(count);
-            if let Content::Events(failure) = shape.render(&self.figures(&org.name, &asked_model, None)).content {
+            if let Content::Events(failure) = shape.render(&self.figures(org, &asked_model, drawing.n)).content {
                 events.extend(failure.last().cloned());
             }
             visit.ends_as(End::Error);
@@ -186,7 +186,7 @@ impl Judge<'_> {
             return Some(not_found());
         }
         if !known {
-            return Some(ErrorShape::ModelNotFound.render(&self.figures(&org.name, &drawing.model, None)));
+            return Some(ErrorShape::ModelNotFound.render(&self.figures(org, &drawing.model, drawing.n)));
         }
         if drawing.stream && terms.without.contains(&Feature::Streaming) {
             return Some(crate::shapes::invalid("stream", "Streaming is not supported."));
@@ -221,7 +221,7 @@ impl Judge<'_> {
             }
             Err(shortage) => {
                 books.refused(&org.name, shortage.dimension.kind());
-                let mut reply = terms.refusal.render(&figures_of(shortage, &org.name, &drawing.model));
+                let mut reply = terms.refusal.render(&figures_of(shortage, org, &drawing.model));
                 if terms.hints == RetryHints::MessageOnly {
                     reply.headers.retain(|(name, _)| !name.starts_with("retry-after"));
                 }
@@ -254,24 +254,21 @@ impl Judge<'_> {
     }
 
     /// The figures of an error that no limit gave: as if the minute's images were just used up.
-    fn figures(&self, org_name: &str, model: &str, org: Option<(&Org, u64)>) -> Figures {
-        let limits = org.and_then(|(org, _)| org.limits).unwrap_or(self.shared.terms.limits);
-        let limit = limits.images.unwrap_or(250);
-        let requested = org.map_or(1, |(_, requested)| requested);
+    fn figures(&self, org: &Org, model: &str, requested: u64) -> Figures {
+        let limit = org.limits.unwrap_or(self.shared.terms.limits).images.unwrap_or(250);
         let try_again = MINUTE.mul_f64(requested as f64 / limit.max(1) as f64);
-        let used = Some(limit);
-        let dimension = Dimension::Images;
-        figures_of(Shortage { dimension, period: MINUTE, limit, used, requested, try_again }, org_name, model)
+        let (dimension, used) = (Dimension::Images, Some(limit));
+        figures_of(Shortage { dimension, period: MINUTE, limit, used, requested, try_again }, org, model)
     }
 }
 
-fn figures_of(shortage: Shortage, org: &str, model: &str) -> Figures {
+fn figures_of(shortage: Shortage, org: &Org, model: &str) -> Figures {
     let Shortage { dimension, period, limit, used, requested, try_again } = shortage;
     let pool = pool(model);
     Figures {
         model: model.to_owned(),
         pool: (pool != model).then(|| pool.to_owned()),
-        org: org.to_owned(),
+        org: org.name.clone(),
         dimension,
         period,
         limit,
@@ -317,8 +314,7 @@ fn not_found() -> Reply {
 
 async fn list_models(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
     if key(&headers).and_then(|key| shared.org_of(key)).is_none() {
-        let judge = Judge { shared: &shared, endpoint: Endpoint::Generations, host: String::new() };
-        return deliverable(ErrorShape::Unauthorized.render(&judge.figures("unknown", "", None)));
+        return deliverable(ErrorShape::Unauthorized.render(&Figures::default()));
     }
     let own = &shared.terms.models;
     let list: Vec<_> = if own.is_empty() {
@@ -336,6 +332,8 @@ async fn file(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Re
         let mut numbers = name.splitn(3, '-').map(str::parse::<u32>);
         Some(Picture { width: numbers.next()?.ok()?, height: numbers.next()?.ok()?, seed: numbers.next()?.ok()? })
     });
+    let edges = 1..=EDGE_MAX;
+    let picture = picture.filter(|picture| edges.contains(&picture.width) && edges.contains(&picture.height));
     match picture {
         Some(picture) => deliverable(Reply::text(200, "image/png", picture.png(shared.terms.pictures))),
         None => deliverable(not_found()),

@@ -51,8 +51,10 @@ async fn a_picture_can_be_fetched_by_its_address() {
     let (_upstream, caller) = start(Terms::new()).await;
     let answer = caller.draw(json!({ "size": "1024x1536", "response_format": "url" })).await.json();
     assert_eq!(carried(&caller, answer["data"][0]["url"].as_str().unwrap()).await, "1024x1536");
-    let missing = caller.http.get(format!("{}/files/no.png", caller.url)).send().await.unwrap();
-    assert_eq!(missing.status(), 404);
+    for name in ["no.png", "0-16-1.png", "99999-16-1.png"] {
+        let missing = caller.http.get(format!("{}/files/{name}", caller.url)).send().await.unwrap();
+        assert_eq!(missing.status(), 404, "{name}");
+    }
 }
 
 #[tokio::test]

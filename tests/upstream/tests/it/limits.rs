@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use allotment_upstream::{
-    Arrivals, Enforcement, ErrorShape, Limits, ManualClock, Org, RateHeaders, RefusedCalls, RetryHints, Stranger,
-    Terms, TokenCharge,
+    Arrivals, Enforcement, ErrorShape, Limits, ManualClock, Org, Pictures, RateHeaders, RefusedCalls, RetryHints,
+    Stranger, Terms, TokenCharge,
 };
 use serde_json::json;
 
 use crate::support::{Answer, Caller, start};
+
+/// Those of a server that draws fast: many calls are made here.
+fn terms() -> Terms {
+    Terms::new().pictures(Pictures::Thumbnail)
+}
 
 async fn served(caller: &Caller, calls: usize) -> usize {
     let mut served = 0;
@@ -24,7 +29,7 @@ async fn each_style_gives_back_in_its_own_way() {
         [(Enforcement::Refill, 1, 20), (Enforcement::Rolling, 0, 20), (Enforcement::FixedMinute, 0, 20)]
     {
         let clock = ManualClock::new();
-        let terms = Terms::new().images(20).enforcement(enforcement).clock(&clock);
+        let terms = terms().images(20).enforcement(enforcement).clock(&clock);
         let (upstream, caller) = start(terms).await;
         assert_eq!(served(&caller, 25).await, 20, "{enforcement:?}");
         clock.advance(Duration::from_secs(3));
@@ -38,7 +43,7 @@ async fn each_style_gives_back_in_its_own_way() {
 #[tokio::test]
 async fn a_quantum_holds_a_share_of_the_minute() {
     let clock = ManualClock::new();
-    let (_upstream, caller) = start(Terms::new().requests(6).quantum(Duration::from_secs(10)).clock(&clock)).await;
+    let (_upstream, caller) = start(terms().requests(6).quantum(Duration::from_secs(10)).clock(&clock)).await;
     assert_eq!(served(&caller, 3).await, 1);
     clock.advance(Duration::from_secs(10));
     assert_eq!(served(&caller, 3).await, 1);
@@ -47,7 +52,7 @@ async fn a_quantum_holds_a_share_of_the_minute() {
 #[tokio::test]
 async fn a_refusal_has_the_published_words_and_hints() {
     let clock = ManualClock::new();
-    let (upstream, caller) = start(Terms::new().images(250).clock(&clock)).await;
+    let (upstream, caller) = start(terms().images(250).clock(&clock)).await;
     for _ in 0..25 {
         assert_eq!(caller.draw(json!({ "n": 10 })).await.status, 200);
     }
@@ -66,7 +71,7 @@ async fn a_refusal_has_the_published_words_and_hints() {
 
 #[tokio::test]
 async fn a_call_larger_than_the_limit_is_refused_without_used() {
-    let (_upstream, caller) = start(Terms::new().images(5)).await;
+    let (_upstream, caller) = start(terms().images(5)).await;
     let answer = caller.draw(json!({ "n": 10 })).await;
     let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("Limit 5, Requested 10. Visit"), "{message}");
@@ -76,7 +81,7 @@ async fn a_call_larger_than_the_limit_is_refused_without_used() {
 #[tokio::test]
 async fn headers_say_what_is_left_when_they_are_asked_to() {
     let clock = ManualClock::new();
-    let terms = Terms::new().images(5).tokens(100_000).requests(10).clock(&clock);
+    let terms = terms().images(5).tokens(100_000).requests(10).clock(&clock);
     let images = |answer: &Answer| {
         ["limit", "remaining", "reset"]
             .map(|name| answer.header(&format!("x-ratelimit-{name}-input-images")).to_owned())
@@ -101,7 +106,7 @@ async fn headers_say_what_is_left_when_they_are_asked_to() {
 
 #[tokio::test]
 async fn hints_can_be_in_the_message_alone() {
-    let (_upstream, caller) = start(Terms::new().images(1).hints(RetryHints::MessageOnly)).await;
+    let (_upstream, caller) = start(terms().images(1).hints(RetryHints::MessageOnly)).await;
     served(&caller, 1).await;
     let answer = caller.draw(json!({})).await;
     assert_eq!((answer.status, answer.header("retry-after")), (429, ""));
@@ -109,7 +114,7 @@ async fn hints_can_be_in_the_message_alone() {
 
 #[tokio::test]
 async fn limits_can_refuse_with_status_200() {
-    let (upstream, caller) = start(Terms::new().images(1).refusal(ErrorShape::HiddenJson)).await;
+    let (upstream, caller) = start(terms().images(1).refusal(ErrorShape::HiddenJson)).await;
     served(&caller, 1).await;
     let answer = caller.draw(json!({})).await;
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (200, &json!("rate_limit_exceeded")));
@@ -119,7 +124,7 @@ async fn limits_can_refuse_with_status_200() {
 
 #[tokio::test]
 async fn orgs_have_limits_of_their_own() {
-    let terms = Terms::new()
+    let terms = terms()
         .images(1)
         .org(Org::new("org-a").key("sk-a").key("sk-a2"))
         .org(Org::new("org-b").key("sk-b").limits(Limits::new().images(3)));
@@ -135,7 +140,7 @@ async fn orgs_have_limits_of_their_own() {
 async fn tokens_are_charged_as_they_will_be_used_or_by_the_image() {
     let clock = ManualClock::new();
     for (charge, left) in [(TokenCharge::Actual, 100_000 - 2 * 196 - 3), (TokenCharge::PerImage(12_000), 76_000)] {
-        let (_upstream, caller) = start(Terms::new().tokens(100_000).token_charge(charge).clock(&clock)).await;
+        let (_upstream, caller) = start(terms().tokens(100_000).token_charge(charge).clock(&clock)).await;
         let answer = caller.draw(json!({ "n": 2, "quality": "low" })).await;
         assert_eq!(answer.header("x-ratelimit-remaining-tokens"), left.to_string(), "{charge:?}");
     }
@@ -145,7 +150,7 @@ async fn tokens_are_charged_as_they_will_be_used_or_by_the_image() {
 async fn refused_calls_count_as_requests_by_default() {
     let clock = ManualClock::new();
     for (refused_calls, left) in [(RefusedCalls::CountAsRequests, "7"), (RefusedCalls::CountNothing, "9")] {
-        let terms = Terms::new().images(1).requests(10).refused_calls(refused_calls).clock(&clock);
+        let terms = terms().images(1).requests(10).refused_calls(refused_calls).clock(&clock);
         let (_upstream, caller) = start(terms).await;
         served(&caller, 2).await;
         assert_eq!(caller.draw(json!({})).await.header("x-ratelimit-remaining-requests"), left);
@@ -157,7 +162,7 @@ async fn a_stranger_takes_its_share() {
     let clock = ManualClock::new();
     for arrivals in [Arrivals::Even, Arrivals::Poisson(5)] {
         let stranger = Stranger::new(0.30).arrivals(arrivals);
-        let terms = Terms::new().images(250).enforcement(Enforcement::Rolling).stranger(stranger).clock(&clock);
+        let terms = terms().images(250).enforcement(Enforcement::Rolling).stranger(stranger).clock(&clock);
         let (upstream, caller) = start(terms).await;
         clock.advance(Duration::from_secs(120));
         let first = caller.draw(json!({})).await;
