@@ -3,10 +3,14 @@
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
 mod access;
+mod attempt;
 mod classify;
+mod client;
 mod date;
+mod endpoint;
 mod error;
 mod estimate;
+mod feedback;
 mod headers;
 mod input;
 mod key;
@@ -19,9 +23,13 @@ mod redaction;
 mod refusal;
 mod request;
 mod response;
+mod retry;
+mod route;
 mod span;
 mod sse;
+mod stream;
 mod tokens;
+mod transport;
 mod usage;
 
 pub use self::{
@@ -37,5 +45,11 @@ pub use self::{
     refusal::{Refusal, RefusalFigures, RefusalKind},
     request::{Background, ImageRequest, InputFidelity, Moderation, OutputFormat, Quality, Size},
     response::{FailedRoute, Image, Images, Served},
+    retry::RetryPolicy,
+    route::{
+        Route, RouteModel, Style, choice::Strategy, file::RoutesFile, health::BreakerState, price::RoutePrice,
+        state::RouteStatus,
+    },
+    stream::{ImageEvent, ImageStream},
     usage::Usage,
 };

@@ -67,6 +67,12 @@ impl Subject {
         }
     }
 
+    /// The same subject in another org.
+    #[cfg(feature = "openai")]
+    pub(crate) fn with_org(self, org: Box<str>) -> Self {
+        Self { org, ..self }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), Error> {
         check_id("org", &self.org)?;
         for (name, value) in [("user", &self.user), ("model", &self.model)] {

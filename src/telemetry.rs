@@ -33,6 +33,22 @@ const DEGRADED: &str = "allotment_degraded_decisions_total";
 /// passed (`expired`), refused by the store (`refused`), or more than are remembered (`forgotten`). A counter.
 const POSTINGS: &str = "allotment_postings_total";
 
+/// Calls of an image client, by `route` and `outcome` (`served`, or the kind of the error). A counter.
+#[cfg(feature = "openai")]
+const IMAGE_CALLS: &str = "allotment_image_calls_total";
+/// Attempts of such calls, by `route`. A counter.
+#[cfg(feature = "openai")]
+const IMAGE_ATTEMPTS: &str = "allotment_image_attempts_total";
+/// Walks over the routes that were made again, by `outcome` of the one before. A counter.
+#[cfg(feature = "openai")]
+const IMAGE_REPEATS: &str = "allotment_image_repeats_total";
+/// What upstream refused, by `route` and `kind`. A counter.
+#[cfg(feature = "openai")]
+const IMAGE_REFUSALS: &str = "allotment_image_refusals_total";
+/// From an attempt's being sent to the end of its answer, by `route`, in seconds. A histogram.
+#[cfg(feature = "openai")]
+const IMAGE_SECONDS: &str = "allotment_image_seconds";
+
 /// The span of a public verb. `outcome` and `limit` are recorded when it ends.
 pub(crate) fn verb_span(verb: Verb) -> Span {
     match verb {
@@ -167,4 +183,41 @@ pub(crate) fn posting(outcome: &'static str) {
 /// The limiter is shut down, and the store may never learn of so many admissions.
 pub(crate) fn unposted(count: usize, error: &Error) {
     tracing::warn!(count, kind = ?error.kind(), "admissions are not charged: the store does not answer");
+}
+
+/// The span of a call of an image client. `route`, `outcome` and `attempts` are recorded when it ends.
+#[cfg(feature = "openai")]
+pub(crate) fn image_span(model: &str) -> Span {
+    let (route, outcome, attempts) = (tracing::field::Empty, tracing::field::Empty, tracing::field::Empty);
+    tracing::debug_span!("allotment.image", model, route, outcome, attempts)
+}
+
+/// A call of an image client has ended.
+#[cfg(feature = "openai")]
+pub(crate) fn image_called(route: &str, outcome: &'static str, attempts: u32) {
+    metrics::counter!(IMAGE_CALLS, "route" => route.to_owned(), "outcome" => outcome).increment(1);
+    Span::current().record("route", route).record("outcome", outcome).record("attempts", attempts);
+}
+
+#[cfg(feature = "openai")]
+pub(crate) fn image_attempted(route: &str) {
+    metrics::counter!(IMAGE_ATTEMPTS, "route" => route.to_owned()).increment(1);
+}
+
+/// All routes that could be asked were, in vain; they are asked again.
+#[cfg(feature = "openai")]
+pub(crate) fn image_repeated(outcome: &'static str, pause: std::time::Duration) {
+    metrics::counter!(IMAGE_REPEATS, "outcome" => outcome).increment(1);
+    tracing::debug!(outcome, ?pause, "the call is made again");
+}
+
+#[cfg(feature = "openai")]
+pub(crate) fn image_refused(route: &str, kind: &'static str) {
+    metrics::counter!(IMAGE_REFUSALS, "route" => route.to_owned(), "kind" => kind).increment(1);
+    tracing::debug!(route, kind, "upstream refused");
+}
+
+#[cfg(feature = "openai")]
+pub(crate) fn image_latency(route: &str, seconds: f64) {
+    metrics::histogram!(IMAGE_SECONDS, "route" => route.to_owned()).record(seconds);
 }

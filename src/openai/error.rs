@@ -27,6 +27,21 @@ pub enum ImageErrorKind {
     Unreadable,
 }
 
+impl ImageErrorKind {
+    /// Its name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotAdmitted => "not_admitted",
+            Self::Access => "no_access",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Unanswered => "unanswered",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// Why there are no images.
 pub struct ImageError {
     kind: ImageErrorKind,

@@ -1,0 +1,156 @@
+//! What users call: a request in, images out, within every limit.
+//!
+//! Invariant: nothing is sent without a permit, and each attempt has one of its own.
+
+mod builder;
+mod serving;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{task::JoinSet, time::Instant};
+use tracing::Instrument;
+
+pub use self::builder::ImageClientBuilder;
+use self::serving::Serving;
+use crate::{
+    limiter::Limiter,
+    openai::{
+        endpoint,
+        error::ImageError,
+        estimate::Estimator,
+        models::Models,
+        request::ImageRequest,
+        response::{Content, Image, Images},
+        retry::Retries,
+        route::{capability::ModelList, choice::Routes, state::RouteStatus},
+        stream::{Events, ImageStream},
+        transport::{Fetched, Transport},
+    },
+    subject::Subject,
+    telemetry,
+};
+
+/// Asks image APIs, and takes the quota first. A clone is the same client.
+///
+/// ```no_run
+/// use allotment::{Limit, Limiter, Policy, Subject, openai::{ImageClient, ImageRequest, Route}};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let policy = Policy::new().limit(Limit::new("org-images").scope(["org", "model"]).images(250));
+/// let client = ImageClient::builder()
+///     .limiter(Limiter::builder().redis("redis://localhost").policy(policy).build()?)
+///     .route(Route::openai("direct", std::env::var("OPENAI_API_KEY")?))
+///     .model("gpt-image-2")
+///     .build()?;
+/// let alice = Subject::org("acme").user("alice");
+/// let drawn = client.run(&alice, ImageRequest::generate("a lighthouse")).await?;
+/// drawn.images[0].save("lighthouse.png").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ImageClient {
+    core: Arc<Core>,
+}
+
+struct Core {
+    limiter: Limiter,
+    transport: Transport,
+    routes: Routes,
+    /// The name in metrics of the route of calls that no route could serve.
+    no_route: Arc<str>,
+    model: Option<String>,
+    models: Models,
+    estimator: Estimator,
+    retries: Retries,
+    max_wait: Duration,
+}
+
+impl ImageClient {
+    /// A client with the models that this crate knows, once it has a limiter and a route.
+    pub fn builder() -> ImageClientBuilder {
+        ImageClientBuilder::new()
+    }
+
+    /// Takes the quota, asks for the images, and settles with what was used. Waits for quota up to the client's `max_wait`.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageErrorKind`](crate::openai::ImageErrorKind) says what went wrong, and what was charged.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before the request is sent, nothing is charged; dropped later, the charge stays as estimated.
+    pub async fn run(&self, subject: &Subject, request: ImageRequest) -> Result<Images, ImageError> {
+        // previews are of streams only, and cost tokens
+        let request = request.partial_images(0);
+        self.serve(subject, &request, None).await
+    }
+
+    /// The same, as a stream: previews if the request asks for `partial_images`, each image as it comes, all of them at the end. Nothing is
+    /// asked before the first event is waited for. An upstream that does not stream gives the images at once.
+    pub fn stream(&self, subject: &Subject, request: ImageRequest) -> ImageStream {
+        let (client, subject) = (self.clone(), subject.clone());
+        ImageStream::new(|events| Box::pin(async move { client.serve(&subject, &request, Some(&events)).await }))
+    }
+
+    /// The same image with its bytes, where upstream gave an address. The key is not sent there, and redirects are not followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`](crate::openai::ImageErrorKind::Unreachable), [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another status than success.
+    pub async fn fetch(&self, image: &Image) -> Result<Image, ImageError> {
+        let Some(url) = image.url() else { return Ok(image.clone()) };
+        let Fetched { body, media_type } = self.core.transport.fetch(url, None).await?;
+        let (named, revised_prompt) = (image.media_type.clone(), image.revised_prompt.clone());
+        Ok(Image { content: Content::Plain(body), media_type: named.or(media_type), revised_prompt })
+    }
+
+    /// Asks each route which models it has, all at once: those that it does not list are not asked of it for an hour. A route that has no such
+    /// list stays as it was, and so does one of Azure, where models are deployments. Takes no quota. Says how each route is doing.
+    pub async fn probe(&self) -> Vec<RouteStatus> {
+        let mut looks = JoinSet::new();
+        for route in self.core.routes.all() {
+            let (core, route) = (Arc::clone(&self.core), Arc::clone(route));
+            looks.spawn(async move {
+                match endpoint::list_models(&core.transport, route.route()).await {
+                    Ok(body) => {
+                        if let Some(list) = ModelList::read(&body) {
+                            route.list(&list, Instant::now(), SystemTime::now());
+                        }
+                    }
+                    Err(error) => tracing::debug!(route = &**route.name(), kind = ?error.kind(), "no list of models"),
+                }
+            });
+        }
+        while looks.join_next().await.is_some() {}
+        self.routes()
+    }
+
+    /// How each route is doing, in the order in which they were given.
+    #[must_use]
+    pub fn routes(&self) -> Vec<RouteStatus> {
+        self.core.routes.statuses(Instant::now())
+    }
+
+    async fn serve(
+        &self,
+        subject: &Subject,
+        request: &ImageRequest,
+        events: Option<&Events>,
+    ) -> Result<Images, ImageError> {
+        let serving = Serving::new(&self.core, subject, request, events)?;
+        let span = telemetry::image_span(serving.model());
+        serving.serve().instrument(span).await
+    }
+}
+
+impl fmt::Debug for ImageClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageClient").field("routes", &self.routes()).finish_non_exhaustive()
+    }
+}

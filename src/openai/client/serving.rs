@@ -1,0 +1,218 @@
+//! One call on its way: over the routes that can serve it, and over them again where that helps.
+//!
+//! Invariant: time spent waiting, for quota and between walks, stays within the client's `max_wait`. What the caller has seen of a stream is
+//! not asked for again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::Core;
+use crate::{
+    limiter::Outcome,
+    openai::{
+        attempt::{Attempt, Made},
+        error::ImageError,
+        estimate::Estimate,
+        refusal::RefusalKind,
+        request::ImageRequest,
+        response::{FailedRoute, Images, Served},
+        route::{
+            capability::{Delivery, Need},
+            choice::Moment,
+            state::{RouteState, SPEND},
+            walk::{Admission, Journal, Stuck, Walked, Walker, walk},
+        },
+        stream::Events,
+    },
+    permit::Permit,
+    resource::Resource,
+    subject::Subject,
+    telemetry,
+};
+
+/// A call under way.
+pub(super) struct Serving<'a> {
+    core: &'a Core,
+    /// With the pool of the model.
+    subject: Subject,
+    request: &'a ImageRequest,
+    need: Need<'a>,
+    estimate: Estimate,
+    events: Option<&'a Events>,
+    /// Of all walks.
+    journal: Journal,
+}
+
+impl<'a> Serving<'a> {
+    /// Checks the request, and estimates what it costs.
+    pub(super) fn new(
+        core: &'a Core,
+        subject: &Subject,
+        request: &'a ImageRequest,
+        events: Option<&'a Events>,
+    ) -> Result<Self, ImageError> {
+        let model = request.model.as_deref().or(core.model.as_deref());
+        let model = model.ok_or_else(|| ImageError::invalid("model: neither the request nor the client names one"))?;
+        let known = core.models.get(model);
+        if let Some(why) = known.refuses(request) {
+            return Err(ImageError::invalid(why));
+        }
+        let estimate = core.estimator.estimate(model, request)?;
+        let subject = subject.clone().model(known.pool());
+        let need = Need::of(model, request, if events.is_some() { Delivery::Stream } else { Delivery::Whole });
+        Ok(Self { core, subject, request, need, estimate, events, journal: Journal::default() })
+    }
+
+    pub(super) fn model(&self) -> &'a str {
+        self.need.model
+    }
+
+    pub(super) async fn serve(mut self) -> Result<Images, ImageError> {
+        self.core.retries.call();
+        let served = self.serve_somewhere().await;
+        let route = match &served {
+            Ok(served) => &served.route,
+            // the last one that was asked
+            Err(_) => self.journal.failed.last().map_or(&self.core.no_route, |failed| &failed.route),
+        };
+        let outcome = served.as_ref().map_or_else(|error| error.kind().name(), |_| "served");
+        telemetry::image_called(route, outcome, self.journal.attempts);
+        let OnRoute { route, made } = served?;
+        Ok(self.images(route, made))
+    }
+
+    async fn serve_somewhere(&mut self) -> Result<OnRoute, ImageError> {
+        let mut walks = 0;
+        loop {
+            let order = self.order().await?;
+            let walked = walk(&*self, &order, &self.need, self.patience()).await;
+            let error = match walked {
+                Ok(Walked { served: Ok(made), route, passage, journal }) => {
+                    passage.served(made.latency);
+                    self.note(journal);
+                    return Ok(OnRoute { route: Arc::clone(route.name()), made });
+                }
+                Ok(Walked { served: Err(error), route, passage, mut journal }) => {
+                    passage.failed(&error, &self.need);
+                    journal.failed.push(FailedRoute { route: Arc::clone(route.name()), why: error.to_string() });
+                    self.note(journal);
+                    return Err(error);
+                }
+                Err(Stuck { error, journal }) => {
+                    self.note(journal);
+                    error
+                }
+            };
+            if self.can_do_without_stream(&error) {
+                self.need.delivery = Delivery::Whole;
+                continue;
+            }
+            walks += 1;
+            let pause = self.core.retries.pause(&error, walks, fastrand::f64());
+            let Some(pause) = pause.filter(|pause| *pause <= self.patience()) else { return Err(error) };
+            telemetry::image_repeated(error.kind().name(), pause);
+            sleep(pause).await;
+            self.journal.waited += pause;
+        }
+    }
+
+    /// The routes to ask. Where none streams, those that answer whole.
+    async fn order(&mut self) -> Result<Vec<Arc<RouteState>>, ImageError> {
+        loop {
+            let Core { routes, limiter, .. } = self.core;
+            let order = routes.order_now(&self.need, &self.estimate, limiter, &self.subject).await;
+            if !order.is_empty() {
+                return Ok(order);
+            }
+            if self.need.delivery == Delivery::Whole {
+                return Err(routes.no_route(&self.need, &self.estimate, Instant::now()).into());
+            }
+            self.need.delivery = Delivery::Whole;
+        }
+    }
+
+    /// Whether the call was refused for being a stream, by routes that have been noted as not streaming.
+    fn can_do_without_stream(&self, error: &ImageError) -> bool {
+        let is_refused = error.refusal().is_some_and(|refusal| refusal.kind == RefusalKind::Invalid);
+        let can = |delivery| {
+            let moment = Moment { now: Instant::now(), seed: 0, shares: &[] };
+            !self.core.routes.order(&Need { delivery, ..self.need }, &self.estimate, &moment).is_empty()
+        };
+        is_refused && self.need.delivery == Delivery::Stream && !can(Delivery::Stream) && can(Delivery::Whole)
+    }
+
+    fn note(&mut self, journal: Journal) {
+        self.journal.failed.extend(journal.failed);
+        self.journal.attempts += journal.attempts;
+        self.journal.waited += journal.waited;
+    }
+
+    fn patience(&self) -> Duration {
+        self.core.max_wait.saturating_sub(self.journal.waited)
+    }
+
+    fn images(self, route: Arc<str>, made: Made) -> Images {
+        let spent = Resource::from(SPEND);
+        let served = Served {
+            route,
+            model: self.need.model.to_owned(),
+            attempts: self.journal.attempts,
+            failed: self.journal.failed,
+            waited: self.journal.waited,
+            latency: made.latency,
+            estimated_tokens: self.estimate.tokens,
+            charged_tokens: made.charged.of(&Resource::Tokens),
+            spend_micros: made.has_price.then(|| made.charged.of(&spent)),
+            cached: false,
+            shared: false,
+            lowered_from: None,
+        };
+        Images { images: made.images, usage: made.usage, served }
+    }
+}
+
+/// Where a call was served.
+struct OnRoute {
+    route: Arc<str>,
+    made: Made,
+}
+
+impl Walker for Serving<'_> {
+    type Permit = Permit;
+    /// An error where the caller has seen a part of the answer, so that no other route can be asked.
+    type Served = Result<Made, ImageError>;
+
+    async fn admit(&self, route: &Arc<RouteState>) -> Result<Admission<Permit>, ImageError> {
+        let (subject, cost) = (route.subject(&self.subject), route.cost(&self.need, &self.estimate));
+        Ok(match self.core.limiter.try_acquire(&subject, cost).await? {
+            Outcome::Admitted(permit) => Admission::Admitted(permit),
+            Outcome::Denied(denial) => Admission::Denied(denial),
+        })
+    }
+
+    async fn wait(&self, route: &Arc<RouteState>, wait_max: Duration) -> Result<Permit, ImageError> {
+        let (subject, cost) = (route.subject(&self.subject), route.cost(&self.need, &self.estimate));
+        Ok(self.core.limiter.acquire(&subject, cost).max_wait(wait_max).await?)
+    }
+
+    async fn attempt(&self, route: &Arc<RouteState>, permit: Permit) -> Result<Self::Served, ImageError> {
+        telemetry::image_attempted(route.name());
+        let subject = route.subject(&self.subject);
+        let attempt = Attempt {
+            limiter: &self.core.limiter,
+            transport: &self.core.transport,
+            estimator: &self.core.estimator,
+            route: route.route(),
+            subject: &subject,
+            need: self.need,
+            request: self.request,
+            estimate: &self.estimate,
+            events: self.events,
+        };
+        match attempt.make(permit).await {
+            Err(error) if !self.events.is_some_and(Events::has_told) => Err(error),
+            answered => Ok(answered),
+        }
+    }
+}

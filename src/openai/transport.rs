@@ -1,0 +1,341 @@
+//! HTTP: one request out, one answer in. The only file that names the HTTP client.
+//!
+//! Invariant: a key goes to the address it was given for and nowhere else: redirects are not followed. No error holds an address. An answer
+//! is bounded in time and length, and held once. Lacks retries: each one needs a permit of its own.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::{Bytes, BytesMut};
+use reqwest::{
+    Client, Method, Request, Response, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+    multipart::{Form, Part},
+};
+use rustls::crypto::{CryptoProvider, ring};
+use tokio::{
+    fs::File,
+    io::AsyncReadExt,
+    time::{Instant, timeout_at},
+};
+
+use crate::openai::{
+    error::{ImageError, ImageErrorKind},
+    headers::RateHeaders,
+    input::{ImageInput, Source},
+    key::ApiKey,
+};
+
+const USER_AGENT: &str = concat!("allotment/", env!("CARGO_PKG_VERSION"));
+/// A refusal is a few lines.
+const REFUSAL_BYTES_MAX: usize = 1 << 20;
+/// So much of a file is read at a time when it becomes base64: whole groups of three.
+const PIECE_BYTES: usize = 48 << 10;
+
+/// How long to wait for what, and how much to take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) connect: Duration,
+    /// Between two pieces of an answer that has begun.
+    pub(super) idle: Duration,
+    pub(super) total: Duration,
+    pub(super) answer_bytes_max: usize,
+}
+
+/// Sends requests.
+#[derive(Clone, Debug)]
+pub(super) struct Transport {
+    http: Client,
+    bounds: Bounds,
+}
+
+/// What is sent.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// An object. Each marker stands for an image, which is put there in base64.
+    Json { text: String, inlined: Vec<Inlined> },
+    /// A form of several parts.
+    Form(Vec<Field>),
+}
+
+/// An image that goes into a JSON text.
+#[derive(Debug)]
+pub(super) struct Inlined {
+    pub(super) marker: String,
+    pub(super) image: ImageInput,
+}
+
+/// A part of a form.
+#[derive(Debug)]
+pub(super) enum Field {
+    Text { name: String, value: String },
+    Image { name: &'static str, image: ImageInput },
+}
+
+/// How a key is shown to upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyHeader {
+    Bearer,
+    ApiKey,
+}
+
+/// A request that is ready: its files are open.
+#[derive(Debug)]
+pub(super) struct Ready(Request);
+
+/// What was at an address.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) body: Bytes,
+    /// Such as `image/png`, as the answer says.
+    pub(super) media_type: Option<String>,
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) status: u16,
+    pub(super) rates: RateHeaders,
+    /// The answer says that it is a stream of events.
+    pub(super) is_stream: bool,
+    response: Response,
+    ends_at: Instant,
+    idle: Duration,
+    bytes_left: usize,
+}
+
+impl Transport {
+    pub(super) fn new(bounds: Bounds) -> Result<Self, ImageError> {
+        // the client takes the process's provider of cryptography; where the application has chosen none, it is ring
+        if CryptoProvider::get_default().is_none() {
+            // another thread may have been faster
+            drop(ring::default_provider().install_default());
+        }
+        let client = Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none());
+        let client = client.connect_timeout(bounds.connect).tcp_nodelay(true);
+        let built = client
+            .build()
+            .map_err(|error| ImageError::invalid("no HTTP client can be made").with_source(error.without_url()));
+        Ok(Self { http: built?, bounds })
+    }
+
+    /// Makes a request ready: opens its files. Nothing is sent.
+    pub(super) async fn prepare(
+        &self,
+        url: &str,
+        header: KeyHeader,
+        key: Option<&ApiKey>,
+        body: Body,
+    ) -> Result<Ready, ImageError> {
+        let mut request = self.http.post(address(url)?).headers(key_headers(header, key)?);
+        request = match body {
+            Body::Json { text, inlined } => {
+                request.header(CONTENT_TYPE, "application/json").body(inline(text, inlined).await?)
+            }
+            Body::Form(fields) => {
+                let mut form = Form::new();
+                for field in fields {
+                    form = match field {
+                        Field::Text { name, value } => form.text(name, value),
+                        Field::Image { name, image } => form.part(name, part(image).await?),
+                    };
+                }
+                request.multipart(form)
+            }
+        };
+        match request.header("x-client-request-id", uuid::Uuid::now_v7().to_string()).build() {
+            Ok(request) => Ok(Ready(request)),
+            Err(error) => Err(ImageError::invalid("the request cannot be made").with_source(error.without_url())),
+        }
+    }
+
+    /// Asks for what is at an address.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and `Unreadable` for a status that is not one of success.
+    pub(super) async fn fetch(&self, url: &str, key: Option<&ApiKey>) -> Result<Fetched, ImageError> {
+        let mut request = Request::new(Method::GET, address(url)?);
+        request.headers_mut().extend(key_headers(KeyHeader::Bearer, key)?);
+        let mut incoming = self.send(Ready(request)).await?;
+        if !(200..300).contains(&incoming.status) {
+            let message = format!("the address answered with status {}", incoming.status);
+            return Err(ImageError::new(ImageErrorKind::Unreadable, message));
+        }
+        let media_type = incoming.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = media_type.map(str::to_owned);
+        let first = incoming.piece().await?.unwrap_or_default();
+        Ok(Fetched { body: incoming.collect(first).await?, media_type })
+    }
+
+    /// Sends a request, until its answer begins.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageErrorKind::Unreachable`] where no connection could be had, so that nothing was sent; else [`ImageErrorKind::Unanswered`].
+    pub(super) async fn send(&self, Ready(request): Ready) -> Result<Incoming, ImageError> {
+        let ends_at = Instant::now() + self.bounds.total;
+        let response = match timeout_at(ends_at, self.http.execute(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_connect() => {
+                return Err(failed(ImageErrorKind::Unreachable, "upstream cannot be reached", error));
+            }
+            Ok(Err(error)) => return Err(failed(ImageErrorKind::Unanswered, "upstream did not answer", error)),
+            Err(_) => return Err(self.too_late()),
+        };
+        let status = response.status().as_u16();
+        let pairs = response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let media_type = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        Ok(Incoming {
+            status,
+            rates: RateHeaders::read(pairs),
+            is_stream: media_type.to_ascii_lowercase().starts_with(b"text/event-stream"),
+            response,
+            ends_at,
+            idle: self.bounds.idle,
+            bytes_left: if status < 400 { self.bounds.answer_bytes_max } else { REFUSAL_BYTES_MAX },
+        })
+    }
+
+    fn too_late(&self) -> ImageError {
+        ImageError::new(ImageErrorKind::Unanswered, format!("upstream did not answer within {:?}", self.bounds.total))
+    }
+}
+
+impl Incoming {
+    /// The next piece of the answer; `None` at its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, ImageError> {
+        let until = self.ends_at.min(Instant::now() + self.idle);
+        let piece = match timeout_at(until, self.response.chunk()).await {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(error)) => return Err(failed(ImageErrorKind::Unanswered, "upstream's answer was cut off", error)),
+            Err(_) => {
+                return Err(ImageError::new(ImageErrorKind::Unanswered, "upstream's answer did not go on in time"));
+            }
+        };
+        let length = piece.as_ref().map_or(0, Bytes::len);
+        match self.bytes_left.checked_sub(length) {
+            Some(left) => self.bytes_left = left,
+            None => {
+                return Err(ImageError::new(ImageErrorKind::Unreadable, "upstream's answer is longer than it may be"));
+            }
+        }
+        Ok(piece)
+    }
+
+    /// The whole answer, of which some has come already.
+    pub(super) async fn collect(mut self, first: Bytes) -> Result<Bytes, ImageError> {
+        let length = self.response.content_length().and_then(|length| usize::try_from(length).ok());
+        let rest = length.unwrap_or(0).saturating_sub(first.len());
+        let mut whole = BytesMut::from(first);
+        whole.reserve(rest.min(self.bytes_left));
+        while let Some(piece) = self.piece().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+fn failed(kind: ImageErrorKind, message: &str, error: reqwest::Error) -> ImageError {
+    ImageError::new(kind, message).with_source(error.without_url())
+}
+
+/// The source of a refused address may quote it, with what it holds: the error has none.
+fn address(url: &str) -> Result<Url, ImageError> {
+    let parsed = Url::parse(url).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+    parsed.ok_or_else(|| ImageError::invalid("an address of upstream is no URL of http or https"))
+}
+
+fn key_headers(header: KeyHeader, key: Option<&ApiKey>) -> Result<HeaderMap, ImageError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    if let Some(key) = key {
+        let (name, text) = match header {
+            KeyHeader::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose())),
+            KeyHeader::ApiKey => (reqwest::header::HeaderName::from_static("api-key"), key.expose().to_owned()),
+        };
+        let value = HeaderValue::try_from(text);
+        let mut value = value.map_err(|_| ImageError::invalid("the key has characters that no header takes"))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// A part of a form: shares bytes in memory, and streams a file.
+async fn part(image: ImageInput) -> Result<Part, ImageError> {
+    let part = match image.source {
+        Source::Memory(bytes) => {
+            let length = bytes.len() as u64;
+            Part::stream_with_length(bytes, length)
+        }
+        Source::File { .. } => {
+            let OpenFile { file, length } = open(&image).await?;
+            Part::stream_with_length(reqwest::Body::from(file), length)
+        }
+    };
+    part.file_name(image.name)
+        .mime_str(&image.media_type)
+        .map_err(|_| ImageError::invalid(format!("media type {:?}: it is none", image.media_type)))
+}
+
+async fn open(image: &ImageInput) -> Result<OpenFile, ImageError> {
+    let Source::File { path, .. } = &image.source else {
+        return Err(ImageError::invalid("an image in memory is no file"));
+    };
+    let unreadable =
+        |error| ImageError::invalid(format!("image {:?}: it cannot be read", image.name)).with_source(error);
+    let file = File::open(path).await.map_err(unreadable)?;
+    let length = file.metadata().await.map_err(unreadable)?.len();
+    Ok(OpenFile { file, length })
+}
+
+struct OpenFile {
+    file: File,
+    length: u64,
+}
+
+/// Puts images in the place of their markers. The text is held once.
+async fn inline(text: String, inlined: Vec<Inlined>) -> Result<Vec<u8>, ImageError> {
+    let mut whole = Vec::new();
+    let mut rest = text.as_str();
+    for Inlined { marker, image } in inlined {
+        let Some((before, after)) = rest.split_once(&marker) else {
+            return Err(ImageError::invalid("an image has no place in the request"));
+        };
+        whole.extend_from_slice(before.as_bytes());
+        match &image.source {
+            Source::Memory(bytes) => append(&mut whole, bytes),
+            Source::File { .. } => {
+                let OpenFile { mut file, .. } = open(&image).await?;
+                let mut piece = Vec::with_capacity(PIECE_BYTES);
+                loop {
+                    piece.clear();
+                    let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await;
+                    let cut = |error| {
+                        ImageError::invalid(format!("image {:?}: it cannot be read", image.name)).with_source(error)
+                    };
+                    if read.map_err(cut)? == 0 {
+                        break;
+                    }
+                    append(&mut whole, &piece);
+                }
+            }
+        }
+        rest = after;
+    }
+    whole.extend_from_slice(rest.as_bytes());
+    Ok(whole)
+}
+
+/// Appends base64. All but the last piece are whole groups of three.
+fn append(whole: &mut Vec<u8>, bytes: &[u8]) {
+    let start = whole.len();
+    whole.resize(start + bytes.len().div_ceil(3) * 4, b'=');
+    let written = STANDARD.encode_slice(bytes, &mut whole[start..]);
+    debug_assert_eq!(written.ok(), Some(whole.len() - start), "the place is as long as the base64");
+}
