@@ -34,7 +34,7 @@ mod usage;
 
 pub use self::{
     access::{AccessReport, AccessRules, Account, Missing, Progress},
-    client::{ImageClient, ImageClientBuilder},
+    client::{ImageCall, ImageClient, ImageClientBuilder},
     date::Date,
     error::{ImageError, ImageErrorKind},
     estimate::{Basis, Estimate, Estimator, Priors, Weights},

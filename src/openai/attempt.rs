@@ -71,6 +71,7 @@ pub(super) struct Made {
     /// Whether the charge has money in it.
     pub(super) has_price: bool,
     pub(super) latency: Duration,
+    pub(super) admitted_at_ms: u64,
 }
 
 impl Attempt<'_> {
@@ -84,6 +85,7 @@ impl Attempt<'_> {
     ///
     /// Dropped before the request is sent, the charge is given back; dropped later, it stays as estimated.
     pub(super) async fn make(&self, permit: Permit) -> Result<Made, ImageError> {
+        let admitted_at_ms = permit.at_ms();
         let unsent = Unsent(Some(permit));
         let streams = self.need.delivery == Delivery::Stream && endpoint::streams(&self.route.style);
         let mode = if streams { Mode::Stream } else { Mode::Whole };
@@ -115,7 +117,7 @@ impl Attempt<'_> {
         }
         feedback::learn(self.limiter, self.subject, &stood, &rates, refusal, fastrand::f64()).await;
         let Reading { images, usage } = answer?;
-        Ok(Made { images, usage, charged, has_price, latency })
+        Ok(Made { images, usage, charged, has_price, latency, admitted_at_ms })
     }
 
     /// Charges what the answer says was used. Returns what is charged now.

@@ -3,6 +3,7 @@
 //! Invariant: nothing is sent without a permit, and each attempt has one of its own.
 
 mod builder;
+mod call;
 mod serving;
 
 use std::{
@@ -14,8 +15,8 @@ use std::{
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 
-pub use self::builder::ImageClientBuilder;
-use self::serving::Serving;
+pub use self::{builder::ImageClientBuilder, call::ImageCall};
+use self::{call::Terms, serving::Serving};
 use crate::{
     limiter::Limiter,
     openai::{
@@ -86,16 +87,18 @@ impl ImageClient {
     ///
     /// Dropped before the request is sent, nothing is charged; dropped later, the charge stays as estimated.
     pub async fn run(&self, subject: &Subject, request: ImageRequest) -> Result<Images, ImageError> {
-        // previews are of streams only, and cost tokens
-        let request = request.partial_images(0);
-        self.serve(subject, &request, None).await
+        self.call(subject, request).await
+    }
+
+    /// The same, with terms of its own: `.max_wait(..)`, `.priority(..)`, `.expected(..)`, then `.await`.
+    pub fn call(&self, subject: &Subject, request: ImageRequest) -> ImageCall {
+        ImageCall::new(self.clone(), subject.clone(), request)
     }
 
     /// The same, as a stream: previews if the request asks for `partial_images`, each image as it comes, all of them at the end. Nothing is
     /// asked before the first event is waited for. An upstream that does not stream gives the images at once.
     pub fn stream(&self, subject: &Subject, request: ImageRequest) -> ImageStream {
-        let (client, subject) = (self.clone(), subject.clone());
-        ImageStream::new(|events| Box::pin(async move { client.serve(&subject, &request, Some(&events)).await }))
+        self.call(subject, request).stream()
     }
 
     /// The same image with its bytes, where upstream gave an address. The key is not sent there, and redirects are not followed.
@@ -141,9 +144,10 @@ impl ImageClient {
         &self,
         subject: &Subject,
         request: &ImageRequest,
+        terms: &Terms,
         events: Option<&Events>,
     ) -> Result<Images, ImageError> {
-        let serving = Serving::new(&self.core, subject, request, events)?;
+        let serving = Serving::new(&self.core, subject, request, terms, events)?;
         let span = telemetry::image_span(serving.model());
         serving.serve().instrument(span).await
     }

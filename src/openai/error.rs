@@ -48,12 +48,13 @@ pub struct ImageError {
     message: Box<str>,
     refusal: Option<Box<Refusal>>,
     limiter: Option<Arc<Error>>,
+    admitted_at_ms: Option<u64>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl ImageError {
     pub(super) fn new(kind: ImageErrorKind, message: impl Into<Box<str>>) -> Self {
-        Self { kind, message: message.into(), refusal: None, limiter: None, source: None }
+        Self { kind, message: message.into(), refusal: None, limiter: None, admitted_at_ms: None, source: None }
     }
 
     pub(super) fn invalid(message: impl Into<Box<str>>) -> Self {
@@ -63,6 +64,18 @@ impl ImageError {
     pub(super) fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
         self
+    }
+
+    /// The same error, of an attempt that the limiter admitted then.
+    pub(super) fn admitted_at(mut self, at_ms: u64) -> Self {
+        self.admitted_at_ms = Some(at_ms);
+        self
+    }
+
+    /// When the limiter admitted the attempt that failed, by the time of its store, in milliseconds since the epoch; `None` where it did not.
+    #[must_use]
+    pub fn admitted_at_ms(&self) -> Option<u64> {
+        self.admitted_at_ms
     }
 
     /// What went wrong.

@@ -169,7 +169,9 @@ pub struct Served {
     pub waited: Duration,
     /// Of the attempt that served it, until the whole answer was there.
     pub latency: Duration,
-    /// Tokens that were charged when the call was admitted, and what is charged now.
+    /// When the limiter admitted that attempt, by the time of its store, in milliseconds since the epoch; 0 for what came from the cache.
+    pub admitted_at_ms: u64,
+    /// Tokens that were charged when the call was admitted.
     pub estimated_tokens: u64,
     /// What is charged now: `usage`, or the estimate where upstream does not say.
     pub charged_tokens: u64,

@@ -7,9 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::Core;
+use super::{Core, call::Terms};
 use crate::{
-    limiter::Outcome,
+    cost::Cost,
+    limiter::{Limiter, Outcome},
     openai::{
         attempt::{Attempt, Made},
         error::ImageError,
@@ -34,6 +35,9 @@ use crate::{
 /// A call under way.
 pub(super) struct Serving<'a> {
     core: &'a Core,
+    /// Of the priority class of the call.
+    limiter: Limiter,
+    terms: &'a Terms,
     /// With the pool of the model.
     subject: Subject,
     request: &'a ImageRequest,
@@ -50,6 +54,7 @@ impl<'a> Serving<'a> {
         core: &'a Core,
         subject: &Subject,
         request: &'a ImageRequest,
+        terms: &'a Terms,
         events: Option<&'a Events>,
     ) -> Result<Self, ImageError> {
         let model = request.model.as_deref().or(core.model.as_deref());
@@ -61,7 +66,9 @@ impl<'a> Serving<'a> {
         let estimate = core.estimator.estimate(model, request)?;
         let subject = subject.clone().model(known.pool());
         let need = Need::of(model, request, if events.is_some() { Delivery::Stream } else { Delivery::Whole });
-        Ok(Self { core, subject, request, need, estimate, events, journal: Journal::default() })
+        let limiter =
+            terms.class.as_ref().map_or_else(|| core.limiter.clone(), |class| core.limiter.priority(Arc::clone(class)));
+        Ok(Self { core, limiter, terms, subject, request, need, estimate, events, journal: Journal::default() })
     }
 
     pub(super) fn model(&self) -> &'a str {
@@ -148,8 +155,13 @@ impl<'a> Serving<'a> {
         self.journal.waited += journal.waited;
     }
 
+    /// What it is charged on a route until its usage is known.
+    fn cost(&self, route: &RouteState) -> Cost {
+        self.terms.expected.clone().unwrap_or_else(|| route.cost(&self.need, &self.estimate))
+    }
+
     fn patience(&self) -> Duration {
-        self.core.max_wait.saturating_sub(self.journal.waited)
+        self.terms.max_wait.unwrap_or(self.core.max_wait).saturating_sub(self.journal.waited)
     }
 
     fn images(self, route: Arc<str>, made: Made) -> Images {
@@ -161,6 +173,7 @@ impl<'a> Serving<'a> {
             failed: self.journal.failed,
             waited: self.journal.waited,
             latency: made.latency,
+            admitted_at_ms: made.admitted_at_ms,
             estimated_tokens: self.estimate.tokens,
             charged_tokens: made.charged.of(&Resource::Tokens),
             spend_micros: made.has_price.then(|| made.charged.of(&spent)),
@@ -184,23 +197,24 @@ impl Walker for Serving<'_> {
     type Served = Result<Made, ImageError>;
 
     async fn admit(&self, route: &Arc<RouteState>) -> Result<Admission<Permit>, ImageError> {
-        let (subject, cost) = (route.subject(&self.subject), route.cost(&self.need, &self.estimate));
-        Ok(match self.core.limiter.try_acquire(&subject, cost).await? {
+        let (subject, cost) = (route.subject(&self.subject), self.cost(route));
+        Ok(match self.limiter.try_acquire(&subject, cost).await? {
             Outcome::Admitted(permit) => Admission::Admitted(permit),
             Outcome::Denied(denial) => Admission::Denied(denial),
         })
     }
 
     async fn wait(&self, route: &Arc<RouteState>, wait_max: Duration) -> Result<Permit, ImageError> {
-        let (subject, cost) = (route.subject(&self.subject), route.cost(&self.need, &self.estimate));
-        Ok(self.core.limiter.acquire(&subject, cost).max_wait(wait_max).await?)
+        let (subject, cost) = (route.subject(&self.subject), self.cost(route));
+        Ok(self.limiter.acquire(&subject, cost).max_wait(wait_max).await?)
     }
 
     async fn attempt(&self, route: &Arc<RouteState>, permit: Permit) -> Result<Self::Served, ImageError> {
         telemetry::image_attempted(route.name());
+        let admitted_at_ms = permit.at_ms();
         let subject = route.subject(&self.subject);
         let attempt = Attempt {
-            limiter: &self.core.limiter,
+            limiter: &self.limiter,
             transport: &self.core.transport,
             estimator: &self.core.estimator,
             route: route.route(),
@@ -211,8 +225,11 @@ impl Walker for Serving<'_> {
             events: self.events,
         };
         match attempt.make(permit).await {
-            Err(error) if !self.events.is_some_and(Events::has_told) => Err(error),
-            answered => Ok(answered),
+            Ok(made) => Ok(Ok(made)),
+            Err(error) => {
+                let error = error.admitted_at(admitted_at_ms);
+                if self.events.is_some_and(Events::has_told) { Ok(Err(error)) } else { Err(error) }
+            }
         }
     }
 }
