@@ -15,6 +15,8 @@ mod faults;
 mod fixtures;
 mod histories;
 mod house;
+#[cfg(feature = "openai")]
+mod image_client;
 mod inspection;
 mod layers;
 mod leases;
