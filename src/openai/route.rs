@@ -11,6 +11,7 @@ pub(super) mod file;
 pub(super) mod health;
 pub(super) mod price;
 pub(super) mod state;
+pub(super) mod walk;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 

@@ -254,7 +254,7 @@ fn weighted(draws: &mut fastrand::Rng, weight: u32) -> f64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{Strategy, *};
     use crate::{
         decision::LimitStatus,
         openai::{

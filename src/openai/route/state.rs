@@ -197,13 +197,15 @@ impl Passage {
         self.note(Mark::Served(latency));
     }
 
-    /// The call failed: the route's health and what it lacks are learnt from that.
-    pub(in crate::openai) fn failed(mut self, error: &ImageError, need: &Need<'_>) {
+    /// The call failed: the route's health and what it lacks are learnt from that. Says whether it lacks what the call needs.
+    pub(in crate::openai) fn failed(mut self, error: &ImageError, need: &Need<'_>) -> bool {
         let lack = error.refusal().and_then(|refusal| Lack::read(refusal, need));
+        let lacks = lack.is_some();
         if let Some(lack) = lack {
             self.state.learnt.lock().abilities.learn(lack, Instant::now());
         }
         self.note(Mark::of(error));
+        lacks
     }
 
     fn note(&mut self, mark: Mark) {
