@@ -18,8 +18,12 @@ pub enum RefusalKind {
     /// One call asks for more than the limit: it can never be admitted. Split it.
     TooLarge,
     /// The account may not use the model: a missing tier or verification, or a limit of 0.
+    ///
+    /// `try again after 0.0 seconds` counts as this where nothing else speaks of a real limit. That it means a missing tier is one report's
+    /// word: if it is wrong, the call could have been tried again, and if it is right, trying would go on for ever.
     NoAccess,
-    /// Money or a quota is used up: somebody must pay, or raise it.
+    /// Money or a quota is used up: somebody must pay, or raise it. The allowance of a ChatGPT plan comes back by itself, in hours: then
+    /// `retry_after` says when.
     Exhausted,
     /// Upstream has no room for anybody, or asks to slow down: try later.
     Overloaded,
@@ -39,15 +43,16 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// The status of the answer: 200 where it was hidden in a body or stream.
     pub status: u16,
-    /// The field `type` of the error.
+    /// The field `type` of the error, at most 64 characters of it.
     pub error_type: Option<String>,
-    /// The field `code` of the error.
+    /// The field `code` of the error, at most 64 characters of it.
     pub code: Option<String>,
     /// The field `message`, at most 500 characters of it, without what looks like a key.
     pub message: String,
     /// The figures of a limit, where the message has them.
     pub figures: Option<RefusalFigures>,
-    /// How long to wait, as headers or message say. Never less than nothing; no floor is applied.
+    /// How long to wait at least, as headers or message say; the longest, if they say more than one. `None` too where waiting cannot help.
+    /// No floor is applied: it may be 0, and in a shared pool it is always too short.
     pub retry_after: Option<Duration>,
     /// What the header `x-should-retry` says.
     pub should_retry: Option<bool>,
@@ -63,13 +68,13 @@ pub struct RefusalFigures {
     pub model: Option<String>,
     /// The pool that several models share, if the message names one.
     pub pool: Option<String>,
-    /// The limit per `window`.
+    /// The limit per `window`, rounded down.
     pub limit: u64,
     /// What was used, if the message says so.
     pub used: Option<u64>,
     /// What the call asked for, if the message says so.
     pub requested: Option<u64>,
-    /// The period of the limit: a minute or a day.
+    /// The period of the limit: a minute, unless the message says otherwise.
     #[serde(skip)]
     pub window: Duration,
 }
