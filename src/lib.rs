@@ -30,6 +30,7 @@ pub mod testing;
 #[cfg(doctest)]
 mod docs {
     #![doc = include_str!("../docs/controls.md")]
+    #![cfg_attr(feature = "openai", doc = include_str!("../docs/estimates.md"))]
     #![doc = include_str!("../docs/inspection.md")]
     #![doc = include_str!("../docs/policy.md")]
 }

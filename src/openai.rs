@@ -6,6 +6,9 @@ mod attempt;
 mod classify;
 mod client;
 mod endpoint;
+mod access;
+mod classify;
+mod date;
 mod error;
 mod estimate;
 mod feedback;
@@ -15,6 +18,10 @@ mod key;
 mod message;
 mod models;
 mod redaction;
+mod learning;
+mod models;
+mod price;
+mod profile;
 mod refusal;
 mod request;
 mod response;
@@ -28,11 +35,19 @@ mod usage;
 
 pub use self::{
     client::{ImageClient, ImageClientBuilder},
+mod tokens;
+mod usage;
+
+pub use self::{
+    access::{AccessReport, AccessRules, Account, Missing, Progress},
+    date::Date,
     error::{ImageError, ImageErrorKind},
-    estimate::{Estimate, Estimator},
+    estimate::{Basis, Estimate, Estimator, Priors, Weights},
     input::ImageInput,
     key::ApiKey,
-    models::{Model, Models},
+    learning::{Correction, Part},
+    models::{Model, Models, Source},
+    profile::Profile,
     refusal::{Refusal, RefusalFigures, RefusalKind},
     request::{Background, ImageRequest, InputFidelity, Moderation, OutputFormat, Quality, Size},
     response::{FailedRoute, Image, Images, Served},

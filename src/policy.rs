@@ -3,7 +3,7 @@
 //! Invariant: nothing enforces a policy that did not pass `validate`. Lacks stores and subjects' state: a policy is a plain value.
 
 mod compiled;
-mod file;
+pub(crate) mod file;
 mod priority;
 mod source;
 mod tiers;

@@ -1,11 +1,24 @@
 //! What a call will cost, before it is made.
 //!
-//! Invariant: where a figure is not known before the call, the estimate is a configured prior or the maximum, never less.
+//! Invariant: where a figure is not known before the call, the estimate is a configured prior or the maximum, until calls have shown
+//! better. No amount is above what a cost may have.
 
+mod estimator;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::estimator::Estimator;
 use crate::{
     cost::Cost,
-    openai::{error::ImageError, models::Models, request::ImageRequest, usage::Usage},
+    openai::{
+        learning::Part,
+        request::{Quality, Size},
+    },
+    policy::Certainty,
 };
+
+/// The custom resource that counts money, in millionths of a dollar.
+const SPEND: &str = "spend_micros";
 
 /// What one call is expected to cost.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,39 +38,114 @@ pub struct Estimate {
     pub images: u64,
     /// In millionths of a dollar, where the prices are known.
     pub spend_micros: Option<u64>,
+    /// What stands for a size or quality that the model chooses.
+    pub basis: Basis,
+    /// How far to trust the rules for the images. [`Certainty::Unverified`] for a model that is not known: it goes by the rules of the
+    /// newest. That of the text is a bound for all of them.
+    pub certainty: Certainty,
+    /// What is learnt of such calls.
+    part: Part,
+    /// Of `images`, those that are not drawn.
+    images_in: u64,
+}
+
+/// What stands for the size and quality of an estimate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Basis {
+    /// Both were asked for.
+    Asked,
+    /// One was left to the model, and the client has a prior for it.
+    Prior,
+    /// One was left to the model: the most that any can cost.
+    Maximum,
+}
+
+/// What is taken for a size or quality that is left to the model.
+///
+/// Without a prior, an estimate is the most that any size or quality can cost, which may be ten times what is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Priors {
+    /// For `size = auto`. Default: `auto`, the maximum.
+    pub size: Size,
+    /// For `quality = auto`. Default: `auto`, the maximum.
+    pub quality: Quality,
+}
+
+impl Priors {
+    /// Takes these for what is left to the model.
+    #[must_use]
+    pub fn new(size: Size, quality: Quality) -> Self {
+        Self { size, quality }
+    }
+}
+
+/// How many images of a limit each image of a call counts for. Sources conflict on what upstream counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Weights {
+    /// Each image that is drawn. Default: 1.
+    pub drawn: u64,
+    /// Each image to edit. Default: 0.
+    pub inputs: u64,
+    /// The mask. Default: 0.
+    pub mask: u64,
+}
+
+impl Weights {
+    /// Each image to edit counts too, as some report.
+    pub const CONSERVATIVE: Self = Self { drawn: 1, inputs: 1, mask: 1 };
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { drawn: 1, inputs: 0, mask: 0 }
+    }
 }
 
 impl Estimate {
     /// The cost to ask the limiter for: one request, tokens, images, and `spend_micros` where it is known.
+    ///
+    /// A limit on money is an ordinary limit:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use allotment::{Limit, Limiter, Policy, Subject};
+    /// use allotment::openai::{Estimator, ImageRequest, Models, Quality, Size};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let day = Duration::from_secs(86_400);
+    /// let policy = Policy::new().limit(Limit::new("spend").amount("spend_micros", 500_000).window(day)); // half a dollar
+    /// let limiter = Limiter::builder().policy(policy).build()?;
+    ///
+    /// let request = ImageRequest::generate("a lighthouse").size(Size::SQUARE).quality(Quality::High);
+    /// let estimate = Estimator::new(Models::embedded()).estimate("gpt-image-2", &request)?;
+    /// assert_eq!(estimate.spend_micros, Some(210_740)); // about 21 cents
+    ///
+    /// let acme = Subject::org("acme");
+    /// for _ in 0..2 {
+    ///     limiter.acquire(&acme, estimate.cost()).await?;
+    /// }
+    /// assert!(limiter.acquire(&acme, estimate.cost()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn cost(&self) -> Cost {
-        todo!()
+        cost(self.tokens, self.images, self.spend_micros)
     }
 }
 
-/// Estimates costs, and learns from what calls turn out to use. A clone shares what was learnt.
-#[derive(Clone, Debug)]
-pub struct Estimator {}
-
-impl Estimator {
-    /// An estimator that has learnt nothing.
-    #[must_use]
-    pub fn new(_models: Models) -> Self {
-        todo!()
-    }
-
-    /// What `request` will cost of `model`.
-    pub fn estimate(&self, _model: &str, _request: &ImageRequest) -> Result<Estimate, ImageError> {
-        todo!()
-    }
-
-    /// The cost that a call turned out to have, with so many images drawn.
-    pub(super) fn actual(&self, _model: &str, _estimate: &Estimate, _usage: &Usage, _images: usize) -> Cost {
-        todo!()
-    }
-
-    /// Takes note of what a call turned out to use.
-    pub fn learn(&self, _model: &str, _estimate: &Estimate, _usage: &Usage) {
-        todo!()
+/// One request, and no amount above what a cost may have.
+fn cost(tokens: u64, images: u64, spend_micros: Option<u64>) -> Cost {
+    let cost = Cost::images(images.min(Cost::AMOUNT_MAX)).tokens(tokens.min(Cost::AMOUNT_MAX));
+    match spend_micros {
+        Some(micros) => cost.amount(SPEND, micros.min(Cost::AMOUNT_MAX)),
+        None => cost,
     }
 }

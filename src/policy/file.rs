@@ -32,8 +32,8 @@ const WORDS: &[(&str, &str)] = &[
     ("expected f64", "expected a number of at least 0 and below 1"),
 ];
 
-/// A file that is no TOML, or has a key or a type that a policy does not have.
-fn misspelled(text: &str, error: &toml::de::Error) -> Error {
+/// A file that is no TOML, or has a key or a type that it does not have.
+pub(crate) fn misspelled(text: &str, error: &toml::de::Error) -> Error {
     let message = WORDS.iter().fold(error.message().to_owned(), |text, (theirs, ours)| text.replace(theirs, ours));
     let Some(span) = error.span() else { return Error::invalid(message) };
     let (line, source) = line_at(text, span.start);

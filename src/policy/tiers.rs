@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{error::Error, policy::Policy};
 
@@ -32,15 +32,19 @@ impl Preset {
     }
 }
 
-/// How far to trust a figure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+/// How far to trust a figure, from the most to the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Certainty {
     /// Published by the upstream itself. Its figures may have changed since.
     Official,
+    /// Calculated from figures that are published.
+    Derived,
     /// Written down by someone else. Compare it with the limits page of your own account.
     Reported,
+    /// Nobody is known to have checked it, or what is known conflicts.
+    Unverified,
 }
 
 #[derive(Deserialize)]
