@@ -11,13 +11,14 @@ mod losses;
 mod policies;
 mod ready;
 #[cfg(feature = "redis")]
+mod run;
 mod self_test;
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use tracing::Instrument;
 
-pub use self::{acquire::Acquire, builder::LimiterBuilder};
+pub use self::{acquire::Acquire, builder::LimiterBuilder, run::RunError};
 use self::{governing::Governing, policies::Policies};
 use crate::{
     clock::Clock,
@@ -75,17 +76,6 @@ impl Outcome {
             Self::Denied(denial) => Err(denial.into()),
         }
     }
-}
-
-/// Why [`Limiter::run`] failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError<E> {
-    /// There was no permit; the call was not made.
-    #[error("not admitted: {0}")]
-    NotAdmitted(Error),
-    /// The call failed; its charge was given back, unless it had been committed.
-    #[error("the call failed: {0}")]
-    Call(E),
 }
 
 /// One call on its way through the limiter.
@@ -189,36 +179,6 @@ impl Limiter {
     pub async fn peek(&self, subject: &Subject, cost: Cost) -> Result<Decision, Error> {
         let look = async { self.look(subject, cost).await?.decision() };
         look.instrument(telemetry::verb_span(Verb::Peek)).await
-    }
-
-    /// Waits for a permit as long as it takes, makes the call, and gives the charge back if the call fails. Two round trips.
-    ///
-    /// `call` owns the permit: it commits what was used, or drops the permit to keep the estimate. If it fails without having committed,
-    /// the charge is given back, unless its slot was lost.
-    ///
-    /// # Errors
-    ///
-    /// [`RunError`] says which step failed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before the permit, nothing is charged; dropped during the call, the charge stays as estimated.
-    pub async fn run<T, E, F, Fut>(&self, subject: &Subject, cost: Cost, call: F) -> Result<T, RunError<E>>
-    where
-        F: FnOnce(Permit) -> Fut,
-        Fut: Future<Output = Result<T, E>>,
-    {
-        let permit = self.acquire(subject, cost).await.map_err(RunError::NotAdmitted)?;
-        let (twin, watch) = (permit.twin(), permit.watch());
-        let result = call(permit).await;
-        // where the slot was lost, the charge stays: somebody else may be making the call
-        if result.is_err()
-            && !watch.is_some_and(|watch| watch.is_lost())
-            && let Err(error) = twin.release().await
-        {
-            tracing::debug!(kind = ?error.kind(), "a failed call keeps its charge");
-        }
-        result.map_err(RunError::Call)
     }
 
     /// Replaces the policy, from the next decision on. Changing an amount never resets usage.

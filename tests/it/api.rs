@@ -253,9 +253,9 @@ async fn a_call_waits_in_line_or_is_run() {
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, true));
     assert!(error.denial().is_some_and(|denial| !matches!(denial.retry, Retry::AskAgainAfter(_))));
     let bob = Subject::org("acme").user("bob");
-    let failed = limiter.run(&bob, Cost::images(1), |_permit| async { Err::<(), _>("down") }).await;
+    let failed = limiter.run(&bob, Cost::images(1), || async { Err::<(), _>("down") }).await;
     assert!(matches!(failed, Err(RunError::Call("down"))));
-    let never = limiter.run(&bob, Cost::images(2), |_permit| async { Ok::<_, Error>(()) }).await;
+    let never = limiter.run_with(&bob, Cost::images(2), |_permit| async { Ok::<_, Error>(()) }).await;
     assert!(matches!(never, Err(RunError::NotAdmitted(error)) if !error.is_retryable()));
 }
 
