@@ -2,6 +2,7 @@
 
 mod answer;
 mod ask;
+mod judge;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -13,24 +14,20 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::json;
-use tokio::time::sleep;
 
-use self::ask::Asked;
+use self::judge::Judge;
 use crate::{
     delivery::{deliver, hang_up},
-    drawing::{Drawing, EDGE_MAX},
-    limits::{Dimension, MINUTE},
-    models::{POOL, model, models},
+    drawing::EDGE_MAX,
+    models::{Model, models},
     picture::Picture,
-    quota::{Cost, Left, Quota, Shortage},
-    reply::{Content, Reply, go_duration},
+    reply::{Content, Reply},
     script::{Fault, Script},
-    server::{Account, Shared},
+    server::Shared,
     shapes::{ErrorShape, Figures},
     tally::Call,
-    terms::{Feature, Org, RateHeaders, RetryHints, TokenCharge},
-    usage::Usage,
-    visit::{End, Visit},
+    terms::Org,
+    visit::Visit,
 };
 
 /// What a path asks for.
@@ -40,17 +37,6 @@ pub(crate) enum Endpoint {
     Edits,
     Responses,
     Chat,
-}
-
-impl Endpoint {
-    fn feature(self) -> Feature {
-        match self {
-            Self::Generations => Feature::Generations,
-            Self::Edits => Feature::Edits,
-            Self::Responses => Feature::Responses,
-            Self::Chat => Feature::Chat,
-        }
-    }
 }
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
@@ -116,173 +102,6 @@ async fn call(
     deliver(reply, fault, pause, visit).await
 }
 
-/// Decides what a call is answered.
-struct Judge<'a> {
-    shared: &'a Arc<Shared>,
-    endpoint: Endpoint,
-    host: String,
-}
-
-impl Judge<'_> {
-    async fn reply(&self, org: Option<&Org>, script: Script, asked: Asked, visit: &mut Visit) -> Reply {
-        let Asked { drawing, model: asked_model, .. } = asked;
-        let Some(org) = org else {
-            return ErrorShape::Unauthorized.render(&Figures { model: asked_model, ..Figures::default() });
-        };
-        let requested = drawing.as_ref().map_or(1, |drawing| drawing.n);
-        let last_event = match script {
-            Script::Refuse(shape) => {
-                return shape.render(&self.figures(org, &asked_model, requested));
-            }
-            Script::RefuseWith(shape, figures) => return shape.render(&figures),
-            Script::Reply(raw) => {
-                let reply = raw.into_reply();
-                visit.ends_as(if reply.status < 400 { End::Served } else { End::Error });
-                return reply;
-            }
-            Script::FailAfterEvents(count) => Some(count),
-            Script::Break(_) | Script::Serve => None,
-        };
-        let drawing = match drawing {
-            Ok(drawing) => drawing,
-            Err(reply) => return *reply,
-        };
-        if let Some(reply) = self.cannot(org, &drawing) {
-            return reply;
-        }
-        let usage = Usage::of(&drawing, self.shared.terms.usage_factor);
-        let left = match self.admit(org, &drawing, &usage) {
-            Ok(left) => left,
-            Err(refused) => {
-                visit.ends_as(End::Refused);
-                return *refused;
-            }
-        };
-        sleep(self.latency()).await;
-        let artist = answer::Artist { terms: &self.shared.terms, endpoint: self.endpoint, host: &self.host };
-        let mut reply = artist.draw(&drawing, &usage);
-        visit.ends_as(End::Served);
-        if let (Some(count), Content::Events(events)) = (last_event, &mut reply.content) {
-            let shape =
-                if self.endpoint == Endpoint::Responses { ErrorShape::HiddenEvents } else { ErrorShape::ErrorEvent };
-            events.truncate(count);
-            if let Content::Events(failure) = shape.render(&self.figures(org, &asked_model, drawing.n)).content {
-                events.extend(failure.last().cloned());
-            }
-            visit.ends_as(End::Error);
-        }
-        if self.shared.terms.headers != RateHeaders::OnRefusalOnly { self.with_rates(reply, &left) } else { reply }
-    }
-
-    /// Why the server does not do at all what is asked.
-    fn cannot(&self, org: &Org, drawing: &Drawing) -> Option<Reply> {
-        let terms = &self.shared.terms;
-        let known = if terms.models.is_empty() {
-            model(&drawing.model).is_some()
-        } else {
-            terms.models.contains(&drawing.model)
-        };
-        if terms.without.contains(&self.endpoint.feature()) {
-            return Some(not_found());
-        }
-        if !known {
-            return Some(ErrorShape::ModelNotFound.render(&self.figures(org, &drawing.model, drawing.n)));
-        }
-        if drawing.stream && terms.without.contains(&Feature::Streaming) {
-            return Some(crate::shapes::invalid("stream", "Streaming is not supported."));
-        }
-        None
-    }
-
-    /// Charges the call, or says that there is no room for it.
-    fn admit(&self, org: &Org, drawing: &Drawing, usage: &Usage) -> Result<Vec<Left>, Box<Reply>> {
-        let terms = &self.shared.terms;
-        let tokens = match terms.token_charge {
-            TokenCharge::Actual => usage.total(),
-            TokenCharge::PerImage(tokens) => tokens * drawing.n,
-        };
-        let cost = Cost { images: drawing.n, tokens };
-        let pool = pool(&drawing.model);
-        let account = Account { org: org.name.clone(), pool: pool.to_owned() };
-        let mut quotas = self.shared.quotas.lock();
-        let quota = quotas.entry(account).or_insert_with(|| {
-            let limits = org.limits.unwrap_or(terms.limits);
-            Quota::new(&limits, terms.refused_calls, terms.stranger.as_ref())
-        });
-        // Read under the lock: calls then are charged in the order of their times.
-        let now = self.shared.clock.now();
-        let admitted = quota.admit(now, cost);
-        let left = quota.left(now);
-        let mut books = self.shared.books.lock();
-        match admitted {
-            Ok(()) => {
-                books.admitted(&org.name, now, cost);
-                Ok(left)
-            }
-            Err(shortage) => {
-                books.refused(&org.name, shortage.dimension.kind());
-                let mut reply = terms.refusal.render(&figures_of(shortage, org, &drawing.model));
-                if terms.hints == RetryHints::MessageOnly {
-                    reply.headers.retain(|(name, _)| !name.starts_with("retry-after"));
-                }
-                Err(Box::new(self.with_rates(reply, &left)))
-            }
-        }
-    }
-
-    fn with_rates(&self, mut reply: Reply, left: &[Left]) -> Reply {
-        for Left { dimension, limit, remaining, reset } in left {
-            let kind = dimension.kind();
-            let (limit, remaining, reset) = match self.shared.terms.headers {
-                RateHeaders::Never => return reply,
-                RateHeaders::Sentinels => ("-1".to_owned(), "0".to_owned(), "0".to_owned()),
-                _ => (limit.to_string(), remaining.to_string(), go_duration(*reset)),
-            };
-            reply = reply
-                .header(&format!("x-ratelimit-limit-{kind}"), limit)
-                .header(&format!("x-ratelimit-remaining-{kind}"), remaining)
-                .header(&format!("x-ratelimit-reset-{kind}"), reset);
-        }
-        reply
-    }
-
-    fn latency(&self) -> std::time::Duration {
-        let latency = self.shared.terms.latency;
-        let spread = latency.most.saturating_sub(latency.least);
-        let jitter = if spread.is_zero() { 0.0 } else { self.shared.random.lock().f64() };
-        self.shared.clock.real(latency.least + spread.mul_f64(jitter))
-    }
-
-    /// The figures of an error that no limit gave: as if the minute's images were just used up.
-    fn figures(&self, org: &Org, model: &str, requested: u64) -> Figures {
-        let limit = org.limits.unwrap_or(self.shared.terms.limits).images.unwrap_or(250);
-        let try_again = MINUTE.mul_f64(requested as f64 / limit.max(1) as f64);
-        let (dimension, used) = (Dimension::Images, Some(limit));
-        figures_of(Shortage { dimension, period: MINUTE, limit, used, requested, try_again }, org, model)
-    }
-}
-
-fn figures_of(shortage: Shortage, org: &Org, model: &str) -> Figures {
-    let Shortage { dimension, period, limit, used, requested, try_again } = shortage;
-    let pool = pool(model);
-    Figures {
-        model: model.to_owned(),
-        pool: (pool != model).then(|| pool.to_owned()),
-        org: org.name.clone(),
-        dimension,
-        period,
-        limit,
-        used,
-        requested,
-        wait: try_again,
-    }
-}
-
-/// The pool of a model: all that are known share one, and any other has its own.
-fn pool(name: &str) -> &str {
-    if model(name).is_some() { POOL } else { name }
-}
-
 /// The key of a call, by the header of OpenAI or that of Azure.
 fn key(headers: &HeaderMap) -> Option<&str> {
     let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -318,7 +137,7 @@ async fn list_models(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> R
     }
     let own = &shared.terms.models;
     let list: Vec<_> = if own.is_empty() {
-        let model = |model: &crate::models::Model| json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "openai", "shutdown_date": model.shutdown_date });
+        let model = |model: &Model| json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "openai", "shutdown_date": model.shutdown_date });
         models().map(model).collect()
     } else {
         own.iter().map(|name| json!({ "id": name, "object": "model", "created": 0, "owned_by": "proxy" })).collect()

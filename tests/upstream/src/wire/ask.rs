@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{DefaultBodyLimit, FromRequest, Multipart},
+    extract::{DefaultBodyLimit, FromRequest, Multipart, multipart::MultipartError},
     http::{Request, request},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -43,7 +43,7 @@ pub(crate) async fn read(
     body: Body,
 ) -> Result<Asked, Unread> {
     let mut form = match endpoint {
-        Endpoint::Edits => match read_form(head, body).await? {
+        Endpoint::Edits => match read_form(head, body).await {
             Ok(form) => form,
             Err(reply) => return Ok(unreadable(reply)),
         },
@@ -86,19 +86,19 @@ struct Form {
     inputs: Vec<Pixels>,
 }
 
-async fn read_form(head: &request::Parts, body: Body) -> Result<Result<Form, Reply>, Unread> {
+async fn read_form(head: &request::Parts, body: Body) -> Result<Form, Reply> {
     let mut request = Request::new(body);
     *request.headers_mut() = head.headers.clone();
     DefaultBodyLimit::max(BODY_MAX).apply(&mut request);
     let Ok(mut multipart) = Multipart::from_request(request, &()).await else {
-        return Ok(Err(invalid("body", "Expected multipart/form-data.")));
+        return Err(invalid("body", "Expected multipart/form-data."));
     };
     let (mut fields, mut parts, mut inputs) = (Map::new(), Vec::new(), Vec::new());
-    while let Some(field) = multipart.next_field().await.map_err(|_| Unread)? {
+    while let Some(field) = multipart.next_field().await.map_err(|error| broken(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
         let file_name = field.file_name().map(str::to_owned);
         let media_type = field.content_type().map(str::to_owned);
-        let bytes = field.bytes().await.map_err(|_| Unread)?;
+        let bytes = field.bytes().await.map_err(|error| broken(&error))?;
         if file_name.is_some() || media_type.as_ref().is_some_and(|media_type| media_type.starts_with("image/")) {
             inputs.push(pixels(&bytes));
             let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -107,7 +107,11 @@ async fn read_form(head: &request::Parts, body: Body) -> Result<Result<Form, Rep
             fields.insert(name, String::from_utf8_lossy(&bytes).into_owned().into());
         }
     }
-    Ok(Ok(Form { fields: fields.into(), parts, inputs }))
+    Ok(Form { fields: fields.into(), parts, inputs })
+}
+
+fn broken(error: &MultipartError) -> Reply {
+    invalid("body", &error.body_text())
 }
 
 /// The size of a picture; of one that is no PNG, a square.

@@ -141,7 +141,7 @@ async fn connections_are_kept_and_counted_and_closed() {
     }
     let tally = upstream.tally();
     assert_eq!((tally.connections, tally.connections_open, tally.served), (1, 1, 3));
-    upstream.stop().await;
+    timeout(PATIENCE, upstream.stop()).await.unwrap();
     assert!(caller.try_send("/v1/images/generations", lighthouse(json!({}))).await.is_err());
 }
 

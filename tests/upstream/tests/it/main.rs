@@ -5,6 +5,7 @@
 mod answers;
 mod faults;
 mod limits;
+mod program;
 mod requests;
 mod shapes;
 mod support;

@@ -46,6 +46,9 @@ async fn an_edit_without_an_image_is_wrong() {
     let form = multipart::Form::new().text("prompt", "a lighthouse");
     let answer = read(caller.post("/v1/images/edits").multipart(form).send().await.unwrap()).await.unwrap();
     assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("image")));
+    let torn =
+        caller.post("/v1/images/edits").header("content-type", "multipart/form-data; boundary=x").body("--x\r\n");
+    assert_eq!(torn.send().await.unwrap().status(), 400);
 }
 
 #[tokio::test]
