@@ -2,26 +2,24 @@
 //!
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
+mod access;
 mod attempt;
 mod classify;
 mod client;
-mod endpoint;
-mod access;
-mod classify;
 mod date;
+mod endpoint;
 mod error;
 mod estimate;
 mod feedback;
 mod headers;
 mod input;
 mod key;
-mod message;
-mod models;
-mod redaction;
 mod learning;
+mod message;
 mod models;
 mod price;
 mod profile;
+mod redaction;
 mod refusal;
 mod request;
 mod response;
@@ -30,16 +28,13 @@ mod route;
 mod span;
 mod sse;
 mod stream;
+mod tokens;
 mod transport;
 mod usage;
 
 pub use self::{
-    client::{ImageClient, ImageClientBuilder},
-mod tokens;
-mod usage;
-
-pub use self::{
     access::{AccessReport, AccessRules, Account, Missing, Progress},
+    client::{ImageClient, ImageClientBuilder},
     date::Date,
     error::{ImageError, ImageErrorKind},
     estimate::{Basis, Estimate, Estimator, Priors, Weights},
