@@ -2,6 +2,7 @@
 //!
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
+mod cache;
 mod classify;
 mod error;
 mod estimate;
@@ -17,6 +18,7 @@ mod sse;
 mod usage;
 
 pub use self::{
+    cache::Cache,
     error::{ImageError, ImageErrorKind},
     estimate::{Estimate, Estimator},
     input::ImageInput,

@@ -1,9 +1,10 @@
 //! What a call turned out to use, as upstream says.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Tokens that upstream counted for one call. A part that it did not name is 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Usage {
     /// Of the prompt and the inputs.
