@@ -6,6 +6,7 @@ mod cache;
 mod classify;
 mod error;
 mod estimate;
+mod flight;
 mod headers;
 mod input;
 mod key;
