@@ -32,6 +32,7 @@ mod docs {
     #![doc = include_str!("../docs/controls.md")]
     #![doc = include_str!("../docs/inspection.md")]
     #![doc = include_str!("../docs/policy.md")]
+    #![cfg_attr(feature = "openai", doc = include_str!("../docs/routes.md"))]
 }
 
 pub use crate::{
