@@ -33,6 +33,7 @@ mod docs {
     #![cfg_attr(feature = "openai", doc = include_str!("../docs/estimates.md"))]
     #![doc = include_str!("../docs/inspection.md")]
     #![doc = include_str!("../docs/policy.md")]
+    #![cfg_attr(feature = "openai", doc = include_str!("../docs/routes.md"))]
 }
 
 pub use crate::{

@@ -48,6 +48,9 @@ const IMAGE_REFUSALS: &str = "allotment_image_refusals_total";
 /// From an attempt's being sent to the end of its answer, by `route`, in seconds. A histogram.
 #[cfg(feature = "openai")]
 const IMAGE_SECONDS: &str = "allotment_image_seconds";
+/// Looks into the cache of images, by `outcome` (`hit`, `miss`, `failure`), and answers that it did not take (`not_kept`). A counter.
+#[cfg(feature = "openai")]
+const IMAGE_CACHE: &str = "allotment_image_cache_total";
 
 /// The span of a public verb. `outcome` and `limit` are recorded when it ends.
 pub(crate) fn verb_span(verb: Verb) -> Span {
@@ -178,6 +181,11 @@ pub(crate) fn degraded_decision(policy: &'static str, outcome: &'static str) {
 
 pub(crate) fn posting(outcome: &'static str) {
     metrics::counter!(POSTINGS, "outcome" => outcome).increment(1);
+}
+
+#[cfg(feature = "openai")]
+pub(crate) fn image_cache(outcome: &'static str) {
+    metrics::counter!(IMAGE_CACHE, "outcome" => outcome).increment(1);
 }
 
 /// The limiter is shut down, and the store may never learn of so many admissions.

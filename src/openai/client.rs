@@ -3,6 +3,7 @@
 //! Invariant: nothing is sent without a permit, and each attempt has one of its own.
 
 mod builder;
+mod equal;
 mod serving;
 
 use std::{
@@ -19,10 +20,15 @@ use self::serving::Serving;
 use crate::{
     limiter::Limiter,
     openai::{
+        access::{AccessRules, Account},
+        cache::{Cache, key::CacheKey},
+        date::Date,
         endpoint,
-        error::ImageError,
+        error::{ImageError, ImageErrorKind},
         estimate::Estimator,
+        flight::Flights,
         models::Models,
+        profile::Profile,
         request::ImageRequest,
         response::{Content, Image, Images},
         retry::Retries,
@@ -67,6 +73,10 @@ struct Core {
     models: Models,
     estimator: Estimator,
     retries: Retries,
+    profile: Option<Profile>,
+    access: Option<Access>,
+    cache: Option<Cache>,
+    flights: Option<Flights<CacheKey, Images, ImageError>>,
     max_wait: Duration,
 }
 
@@ -143,9 +153,46 @@ impl ImageClient {
         request: &ImageRequest,
         events: Option<&Events>,
     ) -> Result<Images, ImageError> {
-        let serving = Serving::new(&self.core, subject, request, events)?;
-        let span = telemetry::image_span(serving.model());
-        serving.serve().instrument(span).await
+        let model = self.core.model_of(request)?;
+        if let Some(access) = &self.core.access {
+            access.check(model)?;
+        }
+        let span = telemetry::image_span(model);
+        let profiled = self.core.profile.as_ref().map(|profile| profile.apply(request));
+        self.serve_equal(subject, profiled.as_ref().unwrap_or(request), events).instrument(span).await
+    }
+
+    async fn serve_alone(
+        &self,
+        subject: &Subject,
+        request: &ImageRequest,
+        events: Option<&Events>,
+    ) -> Result<Images, ImageError> {
+        Serving::new(&self.core, subject, request, events)?.serve().await
+    }
+}
+
+impl Core {
+    fn model_of<'a>(&'a self, request: &'a ImageRequest) -> Result<&'a str, ImageError> {
+        let model = request.model.as_deref().or(self.model.as_deref());
+        model.ok_or_else(|| ImageError::invalid("model: neither the request nor the client names one"))
+    }
+}
+
+/// What an account may use.
+struct Access {
+    rules: AccessRules,
+    account: Account,
+}
+
+impl Access {
+    /// Says all that is missing, before any quota is taken.
+    fn check(&self, model: &str) -> Result<(), ImageError> {
+        let report = self.rules.check(&self.account, model, Date::of(SystemTime::now()));
+        if report.is_allowed() {
+            return Ok(());
+        }
+        Err(ImageError::new(ImageErrorKind::Access, report.to_string()))
     }
 }
 

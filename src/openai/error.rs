@@ -65,6 +65,12 @@ impl ImageError {
         self
     }
 
+    /// The same error for another caller that waited for the same call.
+    pub(super) fn copy(&self) -> Self {
+        let (refusal, limiter, source) = (self.refusal.clone(), self.limiter.clone(), self.source.clone());
+        Self { kind: self.kind, message: self.message.clone(), refusal, limiter, source }
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> ImageErrorKind {

@@ -4,6 +4,8 @@
 //! module.
 
 mod address;
+#[cfg(feature = "openai")]
+mod cache;
 mod cluster;
 mod connect;
 mod continuity;

@@ -21,7 +21,8 @@ use crate::{
             capability::{Delivery, Need},
             choice::Moment,
             state::{RouteState, SPEND},
-            walk::{Admission, Journal, Stuck, Walked, Walker, walk},
+            walk::walk,
+            walker::{Admission, Journal, Stuck, Walked, Walker},
         },
         stream::Events,
     },
@@ -52,8 +53,7 @@ impl<'a> Serving<'a> {
         request: &'a ImageRequest,
         events: Option<&'a Events>,
     ) -> Result<Self, ImageError> {
-        let model = request.model.as_deref().or(core.model.as_deref());
-        let model = model.ok_or_else(|| ImageError::invalid("model: neither the request nor the client names one"))?;
+        let model = core.model_of(request)?;
         let known = core.models.get(model);
         if let Some(why) = known.refuses(request) {
             return Err(ImageError::invalid(why));
@@ -62,10 +62,6 @@ impl<'a> Serving<'a> {
         let subject = subject.clone().model(known.pool());
         let need = Need::of(model, request, if events.is_some() { Delivery::Stream } else { Delivery::Whole });
         Ok(Self { core, subject, request, need, estimate, events, journal: Journal::default() })
-    }
-
-    pub(super) fn model(&self) -> &'a str {
-        self.need.model
     }
 
     pub(super) async fn serve(mut self) -> Result<Images, ImageError> {
