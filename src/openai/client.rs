@@ -168,7 +168,37 @@ impl ImageClient {
         request: &ImageRequest,
         events: Option<&Events>,
     ) -> Result<Images, ImageError> {
-        Serving::new(&self.core, subject, request, events)?.serve().await
+        let lowered = match self.core.profile.as_ref().and_then(|profile| Some((profile, profile.wait_max()?))) {
+            Some((profile, wait_max)) => self.lowered(subject, request, profile, wait_max).await?,
+            None => None,
+        };
+        let drawn = lowered.as_ref().unwrap_or(request);
+        let mut images = Serving::new(&self.core, subject, drawn, events)?.serve().await?;
+        images.served.lowered_from = lowered.is_some().then_some(request.quality);
+        Ok(images)
+    }
+
+    /// The request at the best quality whose wait is within the bound; if none is, at the one whose wait is shortest. `None`: as it is.
+    async fn lowered(
+        &self,
+        subject: &Subject,
+        request: &ImageRequest,
+        profile: &Profile,
+        wait_max: Duration,
+    ) -> Result<Option<ImageRequest>, ImageError> {
+        let model = self.core.models.get(self.core.model_of(request)?);
+        let mut shortest = Serving::new(&self.core, subject, request, None)?.wait().await?;
+        let (mut best, mut asked) = (None, request.clone());
+        while shortest > wait_max {
+            let Some(lower) = profile.lowered(&asked, &model) else { break };
+            let wait = Serving::new(&self.core, subject, &lower, None)?.wait().await?;
+            if wait < shortest {
+                shortest = wait;
+                best = Some(lower.clone());
+            }
+            asked = lower;
+        }
+        Ok(best)
     }
 }
 

@@ -92,7 +92,7 @@ impl Retries {
     pub(super) fn call(&self) {
         let saved = |left: u64| Some((left + u64::from(self.policy.budget_percent)).min(BUDGET * PARTS));
         // the closure never gives up
-        drop(self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, saved));
+        let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, saved);
     }
 
     /// How long to pause before the call is made again, after `made` attempts; `None`: it is not. Takes a repeat from the budget.

@@ -37,7 +37,10 @@ impl ImageClient {
         }
         let call = || async {
             let drawn = self.serve_alone(subject, request, events).await?;
-            if let Some(cache) = cache {
+            if let Some(cache) = cache
+                // a lower quality is not what was asked for
+                && drawn.served.lowered_from.is_none()
+            {
                 let (model, images) = (drawn.served.model.clone(), drawn.images.clone());
                 cache.put(key.clone(), &Cached { model, usage: drawn.usage, images }).await;
             }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Core;
 use crate::{
+    decision::Decision,
     limiter::Outcome,
     openai::{
         attempt::{Attempt, Made},
@@ -62,6 +63,19 @@ impl<'a> Serving<'a> {
         let subject = subject.clone().model(known.pool());
         let need = Need::of(model, request, if events.is_some() { Delivery::Stream } else { Delivery::Whole });
         Ok(Self { core, subject, request, need, estimate, events, journal: Journal::default() })
+    }
+
+    /// How long it would wait for quota, on the route where that is shortest. A round trip per route, until one has room.
+    pub(super) async fn wait(&mut self) -> Result<Duration, ImageError> {
+        let mut shortest = Duration::MAX;
+        for route in self.order().await? {
+            let (subject, cost) = (route.subject(&self.subject), route.cost(&self.need, &self.estimate));
+            match self.core.limiter.peek(&subject, cost).await? {
+                Decision::Allowed(_) => return Ok(Duration::ZERO),
+                Decision::Denied(denial) => shortest = shortest.min(denial.retry_after().unwrap_or(Duration::MAX)),
+            }
+        }
+        Ok(shortest)
     }
 
     pub(super) async fn serve(mut self) -> Result<Images, ImageError> {
