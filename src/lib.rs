@@ -47,7 +47,7 @@ pub use crate::{
     failure::FailurePolicy,
     lease::Lease,
     limit::Limit,
-    limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},
+    limiter::{Acquire, Limiter, LimiterBuilder, Observation, Outcome, RunError},
     permit::Permit,
     plan::StateLoss,
     policy::{Certainty, Policy, PolicySource, Preset},

@@ -5,21 +5,22 @@
 mod acquire;
 mod builder;
 mod fallback;
+mod feedback;
 mod governing;
 mod look;
 mod losses;
 mod policies;
 mod ready;
-#[cfg(feature = "redis")]
 mod run;
+#[cfg(feature = "redis")]
 mod self_test;
 
 use std::sync::Arc;
 
 use tracing::Instrument;
 
-pub use self::{acquire::Acquire, builder::LimiterBuilder, run::RunError};
-use self::{governing::Governing, policies::Policies};
+pub use self::{acquire::Acquire, builder::LimiterBuilder, feedback::Observation, run::RunError};
+use self::{feedback::Doubted, governing::Governing, policies::Policies};
 use crate::{
     clock::Clock,
     cost::Cost,
@@ -51,6 +52,7 @@ struct Core {
     governing: Governing,
     state_loss: StateLoss,
     failure: Arc<Failure>,
+    doubted: Doubted,
     closed: std::sync::atomic::AtomicBool,
 }
 
@@ -290,7 +292,7 @@ impl Asking<'_> {
                 }
                 continue;
             }
-            if !self.plan.is_blocked() {
+            if !self.plan.is_refused() {
                 let has_grown = self.plan.is_held() || !regrown && self.plan.has_grown(&answer);
                 if self.plan.is_growing() && !matches!(answer.verdict, Verdict::Admitted { .. }) {
                     // by the amounts at the time of the answer
@@ -322,7 +324,7 @@ impl Asking<'_> {
     }
 
     fn request(&self, max_wait_ms: u64) -> AcquireRequest {
-        if self.plan.is_blocked() || self.plan.never().is_some() || self.plan.is_held() {
+        if self.plan.is_refused() || self.plan.never().is_some() || self.plan.is_held() {
             return self.plan.blocked_request(self.id);
         }
         let mut request = self.plan.acquire_request(self.id, max_wait_ms);
@@ -362,8 +364,12 @@ impl Asking<'_> {
 
     /// The denial that an answer means which admits nothing.
     fn denial(&self, answer: &Answer, max_wait_ms: u64) -> Result<Denial, Error> {
+        if matches!(answer.verdict, Verdict::Denied { .. })
+            && let Some(refused) = self.plan.denial_refused(answer.now)
+        {
+            return Ok(refused);
+        }
         match &answer.verdict {
-            Verdict::Denied { .. } if self.plan.is_blocked() => Ok(self.plan.denial_blocked(answer.now)),
             Verdict::Denied { at, setter, short } => {
                 Ok(self.plan.denial_until(answer, *at, *setter, short, max_wait_ms))
             }
@@ -382,7 +388,8 @@ impl Asking<'_> {
             let beating = self.dispatch.leases.keep(&self.org, self.id, self.plan.slots(), sent_ms);
             Lease::new(&self.dispatch, &self.org, self.id, answer.token, beating)
         });
-        Permit::new(Some(self.reservation(made_at)), self.plan.cost().clone(), at, limits, lease)
+        let permit = Permit::new(Some(self.reservation(made_at)), self.plan.cost().clone(), at, limits, lease);
+        permit.having_found(answer.ledgers.clone(), answer.now)
     }
 
     fn reservation(&self, made_at: u64) -> Reservation {

@@ -7,6 +7,7 @@
 //! allot:1:{<org>}:h                              the head of the org
 //! allot:1:{<org>}:<window ms>[:c:<resource>]{:<attribute>:<id>}   a ledger; attributes are u (user), m (model), a.<name>
 //! allot:1:{<org>}:f<part><place>:<ledger>        a pool shared fairly: its state, its users (u), the heavy among them (h); place 0 to 2
+//! allot:1:{<org>}:o<place>:<ledger>              what others use of a pool that an upstream counts; place 0 to 2
 //! allot:1:{<org>}:i{:<attribute>:<id>}           slots for calls under way of a scope
 //! allot:1:{<org>}:c                              what operators have decided
 //! allot:1:{<org>}:a                              who decided what, when
@@ -139,6 +140,11 @@ impl OrgKeys {
     /// Where a pool that is shared fairly lives, one resource of one ledger: its state, its users, and those of them that are heavy.
     pub(crate) fn pool(&self, key: &LedgerKey, place: usize) -> [String; 3] {
         ["f", "fu", "fh"].map(|part| format!("{}{part}{place}:{}", self.prefix, key.0))
+    }
+
+    /// Where it lives what others use of a pool, one resource of one ledger.
+    pub(crate) fn others(&self, key: &LedgerKey, place: usize) -> String {
+        format!("{}o{place}:{}", self.prefix, key.0)
     }
 
     pub(crate) fn controls(&self) -> String {

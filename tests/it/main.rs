@@ -12,6 +12,7 @@ mod engines;
 mod exactly_once;
 mod fairness;
 mod faults;
+mod feedback;
 mod fixtures;
 mod histories;
 mod house;
