@@ -215,6 +215,7 @@ impl Walker for Serving<'_> {
             estimator: &self.core.estimator,
             route: route.route(),
             subject: &subject,
+            pace: &self.core.pace,
             need: self.need,
             request: self.request,
             estimate: &self.estimate,
