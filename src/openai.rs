@@ -4,6 +4,7 @@
 
 mod access;
 mod attempt;
+mod cache;
 mod classify;
 mod client;
 mod date;
@@ -11,6 +12,7 @@ mod endpoint;
 mod error;
 mod estimate;
 mod feedback;
+mod flight;
 mod headers;
 mod input;
 mod key;
@@ -34,6 +36,7 @@ mod usage;
 
 pub use self::{
     access::{AccessReport, AccessRules, Account, Missing, Progress},
+    cache::Cache,
     client::{ImageCall, ImageClient, ImageClientBuilder},
     date::Date,
     error::{ImageError, ImageErrorKind},

@@ -12,9 +12,12 @@ mod engines;
 mod exactly_once;
 mod fairness;
 mod faults;
+mod feedback;
 mod fixtures;
 mod histories;
 mod house;
+#[cfg(feature = "openai")]
+mod image_client;
 mod inspection;
 mod layers;
 mod leases;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the order is a function of the call, a moment and a seed. A route that cannot serve the call is not in it.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::{task::JoinSet, time::Instant};
@@ -16,7 +16,8 @@ use crate::{
         route::{
             Route,
             capability::Need,
-            state::{RouteState, RouteStatus, Standing},
+            rank::{Ranked, badness_by_score, weighted},
+            state::{RouteState, RouteStatus},
         },
     },
     subject::Subject,
@@ -211,43 +212,6 @@ fn share_left(decision: &Decision) -> f64 {
     let Decision::Allowed(limits) = decision else { return 0.0 };
     let binding = limits.iter().filter(|status| !status.shadow);
     binding.map(|status| status.remaining as f64 / status.limit.max(1) as f64).fold(1.0, f64::min)
-}
-
-/// A route and what decides about its place: less comes first.
-struct Ranked<'a> {
-    badness: f64,
-    priority: u8,
-    draw: f64,
-    state: &'a Arc<RouteState>,
-}
-
-impl Ranked<'_> {
-    fn compare(&self, other: &Self) -> Ordering {
-        self.badness
-            .total_cmp(&other.badness)
-            .then(self.priority.cmp(&other.priority))
-            .then(self.draw.total_cmp(&other.draw))
-    }
-}
-
-fn badness_by_score(standing: Standing) -> f64 {
-    match standing {
-        Standing { score: Some(score), .. } => -score,
-        // one call measures it; the others go where it is known to be good
-        Standing { score: None, under_way: 0 } => f64::NEG_INFINITY,
-        Standing { score: None, .. } => 0.0,
-    }
-}
-
-/// Comes first as often as its weight says, of all weights.
-///
-/// # Source
-///
-/// Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006.
-fn weighted(draws: &mut fastrand::Rng, weight: u32) -> f64 {
-    // of 0 to 1 without 0
-    let draw = 1.0 - draws.f64();
-    -draw.ln() / f64::from(weight)
 }
 
 #[cfg(test)]
