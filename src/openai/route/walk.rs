@@ -44,6 +44,19 @@ pub(in crate::openai) async fn walk<W: Walker>(
     wait_max: Duration,
 ) -> Result<Walked<W::Served>, Stuck> {
     let mut walk = Walk { walker, need, journal: Journal::default(), errors: Vec::new() };
+    // without another route there is nothing to pass by for: a place in line is asked for at once
+    if let [route] = order
+        && !wait_max.is_zero()
+    {
+        let end = match route.enter(Instant::now()) {
+            Some(passage) => walk.line_up(route, passage, wait_max).await,
+            None => Continue(()),
+        };
+        return match end {
+            Break(end) => walk.ended(route, end),
+            Continue(()) => Err(walk.stuck()),
+        };
+    }
     let mut lines = Vec::new();
     for route in order {
         let Some(passage) = route.enter(Instant::now()) else {
@@ -71,17 +84,8 @@ pub(in crate::openai) async fn walk<W: Walker>(
             continue;
         }
         let Some(passage) = route.enter(Instant::now()) else { continue };
-        let began = Instant::now();
-        let admitted = walker.wait(route, left).await;
-        walk.journal.waited += began.elapsed();
-        match admitted {
-            Ok(permit) => {
-                if let Break(end) = walk.attempt(route, passage, permit).await {
-                    return walk.ended(route, end);
-                }
-            }
-            Err(error) if is_denial(&error) => walk.errors.push(error),
-            Err(error) => return Err(walk.ended_by(error)),
+        if let Break(end) = walk.line_up(route, passage, left).await {
+            return walk.ended(route, end);
         }
     }
     Err(walk.stuck())
@@ -98,6 +102,26 @@ struct Walk<'a, W> {
 type End<T> = Result<(T, Passage), ImageError>;
 
 impl<W: Walker> Walk<'_, W> {
+    /// Waits in the line of a route, and makes the call there. Goes on if another route may serve it.
+    async fn line_up(
+        &mut self,
+        route: &Arc<RouteState>,
+        passage: Passage,
+        patience: Duration,
+    ) -> ControlFlow<End<W::Served>> {
+        let began = Instant::now();
+        let admitted = self.walker.wait(route, patience).await;
+        self.journal.waited += began.elapsed();
+        match admitted {
+            Ok(permit) => self.attempt(route, passage, permit).await,
+            Err(error) if is_denial(&error) => {
+                self.errors.push(error);
+                Continue(())
+            }
+            Err(error) => Break(Err(error)),
+        }
+    }
+
     /// Goes on if another route may serve the call.
     async fn attempt(
         &mut self,
@@ -254,6 +278,9 @@ mod tests {
                 tokio::time::sleep(wait).await;
                 return Ok(self.next(route));
             }
+            if let Does::Never = does {
+                return Err(Error::from(denial(Retry::Never { over_by: 1 })).into());
+            }
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok(does)
         }
@@ -321,6 +348,14 @@ mod tests {
         let walked = stage.walk(10).await.unwrap();
         assert_eq!((&*walked.served, walked.journal.waited), ("b", Duration::from_secs(3)));
         assert_eq!(stage.asked(), ["admit a", "admit b", "admit c", "wait b", "attempt b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_is_the_only_one_is_asked_for_a_place_at_once() {
+        let stage = stage(&[("a", &[Deny(3), Serve])]);
+        let walked = stage.walk(10).await.unwrap();
+        assert_eq!((&*walked.served, walked.journal.waited), ("a", Duration::from_secs(3)));
+        assert_eq!(stage.asked(), ["wait a", "attempt a"]);
     }
 
     #[tokio::test(start_paused = true)]
