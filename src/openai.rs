@@ -10,6 +10,9 @@ mod input;
 mod key;
 mod message;
 mod models;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod parsers;
 mod redaction;
 mod refusal;
 mod request;
