@@ -22,7 +22,7 @@ use crate::{
         endpoint::{self, Assembly, Mode, Reading, Spelled, Step},
         error::{ImageError, ImageErrorKind},
         estimate::{Estimate, Estimator},
-        feedback::{Feedback, Pace},
+        feedback::{Feedback, Pace, Sharing},
         headers::RateHeaders,
         refusal::{Refusal, RefusalKind},
         request::ImageRequest,
@@ -54,6 +54,7 @@ pub(super) struct Attempt<'a> {
     pub(super) route: &'a Route,
     /// Who is charged: of the org of the route, and the pool of the model.
     pub(super) subject: &'a Subject,
+    pub(super) sharing: Sharing,
     pub(super) pace: &'a Pace,
     pub(super) need: Need<'a>,
     pub(super) request: &'a ImageRequest,
@@ -112,7 +113,7 @@ impl Attempt<'_> {
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
         let has_price = permit.cost().named(&spend()).is_some();
         let refusal = answer.as_ref().err().and_then(ImageError::refusal);
-        let feedback = Feedback::of(self.pace, self.subject, &permit, &rates, refusal, fastrand::f64());
+        let feedback = Feedback::of(self.pace, self.subject, &permit, &rates, refusal, self.sharing);
         let charged = self.settle(permit, &answer).await;
         if let Some(refusal) = refusal {
             telemetry::image_refused(&self.route.name, kind_name(refusal.kind));

@@ -69,6 +69,13 @@ struct Standing {
     remaining: u64,
 }
 
+/// Whether other routes are charged to the org of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    Alone,
+    Shared,
+}
+
 /// What the limiter is to be told after a call.
 #[derive(Debug, Default)]
 pub(super) struct Feedback {
@@ -77,14 +84,14 @@ pub(super) struct Feedback {
 }
 
 impl Feedback {
-    /// Reads what came with an answer, while the call has its permit. `random` is 0 to 1.
+    /// Reads what came with an answer, while the call has its permit.
     pub(super) fn of(
         pace: &Pace,
         subject: &Subject,
         permit: &Permit,
         rates: &RateHeaders,
         refusal: Option<&Refusal>,
-        random: f64,
+        sharing: Sharing,
     ) -> Self {
         let (now, pool) = (Instant::now(), pool(subject));
         let is_due = |standing: &Standing| {
@@ -101,7 +108,12 @@ impl Feedback {
         let observation =
             |standing: Standing| Observation::new(permit, standing.resource, standing.remaining).out_of(standing.limit);
         let observations = due.map(observation).collect();
-        let cool_downs = refusal.map(|refusal| cool_downs(refusal, permit.cost(), random)).unwrap_or_default();
+        let is_held = |refusal: &&Refusal| {
+            // an upstream without room says nothing of the quota that other routes have: those are asked meanwhile
+            refusal.kind != RefusalKind::Overloaded || sharing == Sharing::Alone
+        };
+        let held = refusal.filter(is_held);
+        let cool_downs = held.map(|refusal| cool_downs(refusal, permit.cost(), fastrand::f64())).unwrap_or_default();
         Self { observations, cool_downs }
     }
 

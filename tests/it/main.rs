@@ -4,6 +4,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failed fixture is a failed test")]
 
 mod api;
+#[cfg(feature = "openai")]
+mod api_openai;
 mod bookings;
 mod connections;
 mod controls;

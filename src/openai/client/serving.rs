@@ -19,6 +19,7 @@ use crate::{
         attempt::{Attempt, Made},
         error::ImageError,
         estimate::Estimate,
+        feedback::Sharing,
         refusal::RefusalKind,
         request::ImageRequest,
         response::{FailedRoute, Images, Served},
@@ -157,6 +158,11 @@ impl<'a> Serving<'a> {
         is_refused && self.need.delivery == Delivery::Stream && !can(Delivery::Stream) && can(Delivery::Whole)
     }
 
+    fn sharing(&self, route: &RouteState) -> Sharing {
+        let of_org = self.core.routes.all().iter().filter(|other| other.route().org == route.route().org);
+        if of_org.count() > 1 { Sharing::Shared } else { Sharing::Alone }
+    }
+
     fn note(&mut self, journal: Journal) {
         self.journal.failed.extend(journal.failed);
         self.journal.attempts += journal.attempts;
@@ -227,6 +233,7 @@ impl Walker for Serving<'_> {
             estimator: &self.core.estimator,
             route: route.route(),
             subject: &subject,
+            sharing: self.sharing(route),
             pace: &self.core.pace,
             need: self.need,
             request: self.request,

@@ -50,9 +50,9 @@ pub(super) fn styles(upstream: &Upstream) -> [Route; 4] {
 }
 
 impl Stage {
-    /// Small pictures, and limits that are not reached.
+    /// Small pictures, and limits that are not reached. Upstream tells of limits per minute, so these are not corrected by it.
     pub(super) async fn new(terms: Terms) -> Self {
-        let limit = Limit::new("org").scope(["org"]).requests(50_000).tokens(1 << 40).images(50_000).window(MINUTE);
+        let limit = Limit::new("org").scope(["org"]).requests(50_000).tokens(1 << 40).images(50_000).window(MINUTE * 2);
         let policy = Policy::new().limit(limit).limit(Limit::new("calls").scope(["org"]).in_flight(1_000));
         Self::with_policy(terms, policy).await
     }
