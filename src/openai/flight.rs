@@ -220,7 +220,8 @@ mod tests {
             leader.await
         };
         assert_eq!(leader.await, Ok(Flown::Own(1)));
-        assert_eq!(stage.fly("x", None).await, Ok(Flown::Own(2)));
+        let later = tokio::time::timeout(Duration::from_secs(60), stage.fly("x", None)).await;
+        assert_eq!(later, Ok(Ok(Flown::Own(2))));
         assert_eq!(stuck.await, Ok(Flown::Shared(1)));
         assert!(stage.is_empty());
     }
