@@ -146,6 +146,12 @@ impl ImageClient {
         self.routes()
     }
 
+    /// What estimates the cost of calls, and has learnt from their usage.
+    #[must_use]
+    pub fn estimator(&self) -> &Estimator {
+        &self.core.estimator
+    }
+
     /// How each route is doing, in the order in which they were given.
     #[must_use]
     pub fn routes(&self) -> Vec<RouteStatus> {
