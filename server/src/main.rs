@@ -4,8 +4,11 @@ mod bench;
 mod cli;
 mod demo;
 mod doctor;
+mod flags;
+mod interrupt;
 mod output;
 mod redact;
+mod unlimited;
 
 use std::process::ExitCode;
 
