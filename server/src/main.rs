@@ -5,6 +5,7 @@ mod cli;
 mod demo;
 mod doctor;
 mod flags;
+mod image;
 mod interrupt;
 mod output;
 mod redact;

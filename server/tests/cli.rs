@@ -104,6 +104,8 @@ fn a_password_in_a_redis_url_is_printed_nowhere() {
         vec!["demo", "--seed", url],
         vec!["demo", "--reddis", url],
         vec!["demo", url],
+        vec!["image", "a lighthouse", "--dry-run", "--redis", url],
+        vec!["image", "a lighthouse", "--out", "a.png", "--base-url", url],
         vec!["demo", "--policy", url],
         vec![url],
     ] {
@@ -117,12 +119,12 @@ fn a_password_in_a_redis_url_is_printed_nowhere() {
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    for args in [vec!["--help"], vec!["demo", "--help"], vec!["--version"]] {
+    for args in [vec!["--help"], vec!["demo", "--help"], vec!["image", "--help"], vec!["--version"]] {
         let output = allotment(&args);
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}");
         assert!(String::from_utf8(output.stdout).unwrap().contains("allotment"), "{args:?}");
     }
-    for command in ["demo"] {
+    for command in ["demo", "image"] {
         assert!(printed(&allotment(&[command, "--help"])).contains("Exit status"));
     }
     for hidden in ["demo-process", "demo-holder"] {
