@@ -25,14 +25,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The call turned out not to be needed.
     permit.release().await?;
 
-    // `run` does both: the call owns its permit and commits; if it fails, the charge is given back.
-    let image = limiter.run(&alice, estimate.clone(), |permit| async move {
+    // `run_with` does both: the call owns its permit and commits; if it fails, the charge is given back. `run` is the same for a call that
+    // does not know what it used.
+    let image = limiter.run_with(&alice, estimate.clone(), |permit| async move {
         let (image, used) = generate().await?;
         permit.commit(Cost::new().tokens(used)).await.map_err(|error| error.to_string())?;
         Ok::<_, String>(image)
     });
     println!("generated {}", image.await?);
-    let failed = limiter.run(&alice, estimate.clone(), |_permit| async { Err::<(), _>("the upstream is down") });
+    let failed = limiter.run(&alice, estimate.clone(), || async { Err::<(), _>("the upstream is down") });
     if let Err(RunError::Call(reason)) = failed.await {
         println!("failed and given back: {reason}");
     }

@@ -14,7 +14,7 @@ use crate::{
     control::{Action, Control},
     error::Error,
     limiter::Limiter,
-    store::Governed,
+    store::governed::{AuditEntry, Governed, Manner},
     subject::Subject,
 };
 
@@ -83,19 +83,19 @@ impl Admin {
 
     /// Sets a control, in place of the one that has the same kind, limit, resource and target. No usage is reset. One round trip.
     ///
-    /// It binds every process from its next decision on. Places promised before stay, but for a block, which refuses them when they start.
-    /// A call that no limit holds is not held by a block either.
+    /// It binds every process from its next decision on. Places promised before stay, but for a block, which refuses them when they start,
+    /// and a cool-down, in which none starts.
+    /// A call that no limit holds is not held by a block or a cool-down either.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a control out of range, on a limit or resource that the policy of the org
-    /// does not have, for a bypass without an end, and where an org has 1,000 controls; otherwise the store's.
+    /// does not have, for a bypass or a cool-down without an end, and where an org has 1,000 controls; otherwise the store's.
     pub async fn apply(&self, org: &str, control: &Control) -> Result<(), Error> {
         Subject::org(org).validate()?;
         control.validate()?;
         let after = self.after_ms(org, control).await?;
-        let text = serde_json::to_string(control).map_err(|error| Error::invalid(format!("control: {error}")))?;
-        self.govern(org, control.id(), Some(text), after).await.map(drop)
+        self.govern(org, control.id(), Some(control.to_text()?), after).await.map(drop)
     }
 
     /// Ends a control before its time; says whether there was one of its kind, limit, resource and target. One round trip.
@@ -129,7 +129,7 @@ impl Admin {
     pub async fn audit(&self, org: &str, entries: u16) -> Result<Vec<AuditRecord>, Error> {
         Subject::org(org).validate()?;
         let stored = self.limiter.store().controls(org, entries.min(1_000)).await?;
-        let record = |entry: crate::store::AuditEntry| AuditRecord {
+        let record = |entry: AuditEntry| AuditRecord {
             at_ms: entry.at,
             by: entry.by,
             what: entry.what,
@@ -166,7 +166,7 @@ impl Admin {
     async fn write_down(&self, subject: &Subject, what: String) -> Result<(), Error> {
         let org = subject.value("org").unwrap_or_default();
         let by = self.by.to_string();
-        let written = Governed { id: String::new(), control: None, after_ms: None, by, what };
+        let written = Governed { id: String::new(), control: None, after_ms: None, by, what, manner: Manner::Decided };
         self.limiter.store().govern(org, &written).await.map(drop)
     }
 
@@ -177,11 +177,12 @@ impl Admin {
         control: Option<String>,
         after_ms: Option<u64>,
     ) -> Result<bool, Error> {
-        let change = Governed { what: id.clone(), id, control, after_ms, by: self.by.to_string() };
+        let by = self.by.to_string();
+        let change = Governed { what: id.clone(), id, control, after_ms, by, manner: Manner::Decided };
         self.limiter.store().govern(org, &change).await
     }
 
-    /// How long a control lasts: a grant for one window, unless it says otherwise; a bypass must say.
+    /// How long a control lasts: a grant for one window, unless it says otherwise; a bypass and a cool-down must say.
     async fn after_ms(&self, org: &str, control: &Control) -> Result<Option<u64>, Error> {
         let stated = control.lasts.map(millis);
         if stated.is_some_and(|after| !(1..=YEAR_MS).contains(&after)) {
@@ -190,8 +191,13 @@ impl Admin {
                 control.lasts.unwrap_or_default()
             )));
         }
-        if control.action == Action::Bypass && stated.is_none() {
-            return Err(Error::invalid("bypass: it must have an end; say .lasting(..)"));
+        let must_end = match control.action {
+            Action::Bypass => Some("bypass"),
+            Action::CoolDown { .. } => Some("cool-down"),
+            _ => None,
+        };
+        if let Some(kind) = must_end.filter(|_| stated.is_none()) {
+            return Err(Error::invalid(format!("{kind}: it must have an end; say .lasting(..)")));
         }
         let Some(limit) = control.limit() else { return Ok(stated) };
         let window_ms = self.limiter.window_of(org, limit, control.resource()).await?;

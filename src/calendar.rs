@@ -10,11 +10,13 @@
 pub(crate) mod fair;
 mod ledger;
 mod line;
+mod others;
 pub(crate) mod slots;
 
 pub(crate) use self::{
     ledger::{Entry, Ledger},
     line::{earliest, place_in_line},
+    others::{Held, Others, Told},
 };
 
 /// Requests, tokens and images; a custom resource has a ledger of its own and uses the first place.

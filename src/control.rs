@@ -1,4 +1,5 @@
-//! What an operator has decided about an org, live: blocks, other amounts, grants, trials, and a bypass of everything.
+//! What an operator has decided about an org, live: blocks, other amounts, grants, trials, and a bypass of everything; and cool-downs, which
+//! an upstream asks for.
 //!
 //! Invariant: a control names its limit and its target, and replaces the one before it that had the same. It is kept in the store, not in
 //! the policy: every process of the fleet decides by it from the next decision on.
@@ -36,6 +37,7 @@ pub struct Control {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Action {
     Block,
+    CoolDown { resource: Resource },
     Bypass,
     Override { limit: String, resource: Resource, amount: u64 },
     Scale { limit: String, percent: u32 },
@@ -57,7 +59,14 @@ impl Control {
         Self::new(Action::Block)
     }
 
-    /// Admits every call, whatever limits, shares, slots and blocks say; all are counted. For emergencies, with an expiry.
+    /// Starts no call that asks anything of this resource, until it ends: it must have an end. Calls that wait in line wait over it.
+    ///
+    /// [`Limiter::cool_down`](crate::Limiter::cool_down) sets one where an upstream says when to come back.
+    pub fn cool_down(resource: impl Into<Resource>) -> Self {
+        Self::new(Action::CoolDown { resource: resource.into() })
+    }
+
+    /// Admits every call, whatever limits, shares, slots, cool-downs and blocks say; all are counted. For emergencies, with an expiry.
     pub fn bypass() -> Self {
         Self::new(Action::Bypass)
     }
@@ -109,16 +118,17 @@ impl Control {
 
     pub(crate) fn resource(&self) -> Option<&Resource> {
         match &self.action {
-            Action::Override { resource, .. } | Action::Grant { resource, .. } | Action::Candidate { resource, .. } => {
-                Some(resource)
-            }
+            Action::CoolDown { resource }
+            | Action::Override { resource, .. }
+            | Action::Grant { resource, .. }
+            | Action::Candidate { resource, .. } => Some(resource),
             Action::Block | Action::Bypass | Action::Scale { .. } | Action::Shadow { .. } => None,
         }
     }
 
     pub(crate) fn limit(&self) -> Option<&str> {
         match &self.action {
-            Action::Block | Action::Bypass => None,
+            Action::Block | Action::CoolDown { .. } | Action::Bypass => None,
             Action::Override { limit, .. }
             | Action::Scale { limit, .. }
             | Action::Grant { limit, .. }
@@ -135,6 +145,7 @@ impl Control {
     pub(crate) fn id(&self) -> String {
         let kind = match &self.action {
             Action::Block => "block",
+            Action::CoolDown { .. } => "cool_down",
             Action::Bypass => "bypass",
             Action::Override { .. } => "amount",
             Action::Scale { .. } => "scale",
@@ -145,6 +156,11 @@ impl Control {
         let (limit, resource) = (self.limit().unwrap_or("-"), self.resource().map_or("-", Resource::name));
         // quoted, so that no two targets are spelled alike
         format!("{kind} {limit} {resource} {:?}", self.target)
+    }
+
+    /// As it is stored.
+    pub(crate) fn to_text(&self) -> Result<String, Error> {
+        serde_json::to_string(self).map_err(|error| Error::invalid(format!("control: {error}")))
     }
 
     pub(crate) fn validate(&self) -> Result<(), Error> {
@@ -163,6 +179,9 @@ impl Control {
         });
         target.validate()?;
         match &self.action {
+            Action::CoolDown { resource: Resource::InFlight } => Err(Error::invalid(
+                "cool-down of in_flight: a call does not ask for calls under way; say requests to hold every call back",
+            )),
             Action::Scale { percent, .. } if !(1..=10_000).contains(percent) => {
                 Err(Error::invalid(format!("scale {percent}: allowed are 1 to 10000 percent")))
             }
@@ -181,8 +200,6 @@ impl Control {
 pub(crate) struct Controls {
     /// Grows with every change; 0: there are none.
     pub(crate) version: u64,
-    /// When the first of them expires, by the store's time.
-    pub(crate) until: Option<u64>,
     pub(crate) live: Vec<LiveControl>,
 }
 
@@ -215,9 +232,11 @@ mod tests {
             Control::amount("y", "tokens", 1).on("user", "a"),
             block("a\", \"model\": \"m").on("model", "n"),
             block("a").on("model", "n"),
+            Control::cool_down("images").on("user", "a"),
+            Control::cool_down("tokens").on("user", "a"),
         ];
         let ids: std::collections::BTreeSet<_> = other.iter().chain([&block("a")]).map(Control::id).collect();
-        assert_eq!(ids.len(), 8);
+        assert_eq!(ids.len(), 10);
     }
 
     #[test]
@@ -227,5 +246,6 @@ mod tests {
         assert!(message(Control::grant("x", "images", u64::MAX)).contains("2^47"));
         assert!(message(Control::block().because("x".repeat(257))).contains("reason of 257 bytes"));
         assert!(message(Control::block().on("user", "")).contains("user \"\""));
+        assert!(message(Control::cool_down("in_flight")).contains("say requests"));
     }
 }

@@ -77,6 +77,9 @@ pub enum Reason {
     /// The store has lost the org's data, and its limits admit less for a while, or nothing: see
     /// [`LimiterBuilder::state_loss`](crate::LimiterBuilder::state_loss).
     StateLost,
+    /// An upstream has asked for a pause, or an operator has: see [`Limiter::cool_down`](crate::Limiter::cool_down). The limit that the
+    /// denial names is `cool_down`.
+    CoolDown,
     /// An operator has blocked the subject. The limit that the denial names is `block`.
     Blocked {
         /// Why, if the operator said so.
@@ -176,14 +179,18 @@ impl Denial {
                 None => Ok(()),
             };
         }
-        write!(f, "limit `{}` on {} ", self.limit, self.resource)?;
+        if self.reason == Reason::CoolDown {
+            write!(f, "{} cools down; ", self.resource)?;
+        } else {
+            write!(f, "limit `{}` on {} ", self.limit, self.resource)?;
+        }
         if self.reason == Reason::StateLost {
             f.write_str("is held back, as the store has lost its data; ")?;
         } else if self.reason == Reason::InFlight {
             f.write_str("has no slot free; ")?;
         } else if let Reason::FairShare { share } = self.reason {
             write!(f, "is shared fairly, and this user's share is {share}; ")?;
-        } else if matches!(self.retry, Retry::After(_) | Retry::Estimate(_)) {
+        } else if self.reason != Reason::CoolDown && matches!(self.retry, Retry::After(_) | Retry::Estimate(_)) {
             f.write_str("is used up; ")?;
         }
         match self.retry {

@@ -33,6 +33,7 @@ mod docs {
     #![cfg_attr(feature = "openai", doc = include_str!("../docs/estimates.md"))]
     #![doc = include_str!("../docs/inspection.md")]
     #![doc = include_str!("../docs/policy.md")]
+    #![cfg_attr(feature = "openai", doc = include_str!("../docs/routes.md"))]
 }
 
 pub use crate::{
@@ -46,7 +47,7 @@ pub use crate::{
     failure::FailurePolicy,
     lease::Lease,
     limit::Limit,
-    limiter::{Acquire, Limiter, LimiterBuilder, Outcome, RunError},
+    limiter::{Acquire, Limiter, LimiterBuilder, Observation, Outcome, RunError},
     permit::Permit,
     plan::StateLoss,
     policy::{Certainty, Policy, PolicySource, Preset},

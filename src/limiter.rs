@@ -5,20 +5,22 @@
 mod acquire;
 mod builder;
 mod fallback;
+mod feedback;
 mod governing;
 mod look;
 mod losses;
 mod policies;
 mod ready;
+mod run;
 #[cfg(feature = "redis")]
 mod self_test;
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use tracing::Instrument;
 
-pub use self::{acquire::Acquire, builder::LimiterBuilder};
-use self::{governing::Governing, policies::Policies};
+pub use self::{acquire::Acquire, builder::LimiterBuilder, feedback::Observation, run::RunError};
+use self::{feedback::Doubted, governing::Governing, policies::Policies};
 use crate::{
     clock::Clock,
     cost::Cost,
@@ -50,6 +52,7 @@ struct Core {
     governing: Governing,
     state_loss: StateLoss,
     failure: Arc<Failure>,
+    doubted: Doubted,
     closed: std::sync::atomic::AtomicBool,
 }
 
@@ -75,17 +78,6 @@ impl Outcome {
             Self::Denied(denial) => Err(denial.into()),
         }
     }
-}
-
-/// Why [`Limiter::run`] failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError<E> {
-    /// There was no permit; the call was not made.
-    #[error("not admitted: {0}")]
-    NotAdmitted(Error),
-    /// The call failed; its charge was given back, unless it had been committed.
-    #[error("the call failed: {0}")]
-    Call(E),
 }
 
 /// One call on its way through the limiter.
@@ -189,36 +181,6 @@ impl Limiter {
     pub async fn peek(&self, subject: &Subject, cost: Cost) -> Result<Decision, Error> {
         let look = async { self.look(subject, cost).await?.decision() };
         look.instrument(telemetry::verb_span(Verb::Peek)).await
-    }
-
-    /// Waits for a permit as long as it takes, makes the call, and gives the charge back if the call fails. Two round trips.
-    ///
-    /// `call` owns the permit: it commits what was used, or drops the permit to keep the estimate. If it fails without having committed,
-    /// the charge is given back, unless its slot was lost.
-    ///
-    /// # Errors
-    ///
-    /// [`RunError`] says which step failed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before the permit, nothing is charged; dropped during the call, the charge stays as estimated.
-    pub async fn run<T, E, F, Fut>(&self, subject: &Subject, cost: Cost, call: F) -> Result<T, RunError<E>>
-    where
-        F: FnOnce(Permit) -> Fut,
-        Fut: Future<Output = Result<T, E>>,
-    {
-        let permit = self.acquire(subject, cost).await.map_err(RunError::NotAdmitted)?;
-        let (twin, watch) = (permit.twin(), permit.watch());
-        let result = call(permit).await;
-        // where the slot was lost, the charge stays: somebody else may be making the call
-        if result.is_err()
-            && !watch.is_some_and(|watch| watch.is_lost())
-            && let Err(error) = twin.release().await
-        {
-            tracing::debug!(kind = ?error.kind(), "a failed call keeps its charge");
-        }
-        result.map_err(RunError::Call)
     }
 
     /// Replaces the policy, from the next decision on. Changing an amount never resets usage.
@@ -330,7 +292,7 @@ impl Asking<'_> {
                 }
                 continue;
             }
-            if !self.plan.is_blocked() {
+            if !self.plan.is_refused() {
                 let has_grown = self.plan.is_held() || !regrown && self.plan.has_grown(&answer);
                 if self.plan.is_growing() && !matches!(answer.verdict, Verdict::Admitted { .. }) {
                     // by the amounts at the time of the answer
@@ -362,7 +324,7 @@ impl Asking<'_> {
     }
 
     fn request(&self, max_wait_ms: u64) -> AcquireRequest {
-        if self.plan.is_blocked() || self.plan.never().is_some() || self.plan.is_held() {
+        if self.plan.is_refused() || self.plan.never().is_some() || self.plan.is_held() {
             return self.plan.blocked_request(self.id);
         }
         let mut request = self.plan.acquire_request(self.id, max_wait_ms);
@@ -402,8 +364,12 @@ impl Asking<'_> {
 
     /// The denial that an answer means which admits nothing.
     fn denial(&self, answer: &Answer, max_wait_ms: u64) -> Result<Denial, Error> {
+        if matches!(answer.verdict, Verdict::Denied { .. })
+            && let Some(refused) = self.plan.denial_refused(answer.now)
+        {
+            return Ok(refused);
+        }
         match &answer.verdict {
-            Verdict::Denied { .. } if self.plan.is_blocked() => Ok(self.plan.denial_blocked(answer.now)),
             Verdict::Denied { at, setter, short } => {
                 Ok(self.plan.denial_until(answer, *at, *setter, short, max_wait_ms))
             }
@@ -422,7 +388,8 @@ impl Asking<'_> {
             let beating = self.dispatch.leases.keep(&self.org, self.id, self.plan.slots(), sent_ms);
             Lease::new(&self.dispatch, &self.org, self.id, answer.token, beating)
         });
-        Permit::new(Some(self.reservation(made_at)), self.plan.cost().clone(), at, limits, lease)
+        let permit = Permit::new(Some(self.reservation(made_at)), self.plan.cost().clone(), at, limits, lease);
+        permit.having_found(answer.ledgers.clone(), answer.now)
     }
 
     fn reservation(&self, made_at: u64) -> Reservation {

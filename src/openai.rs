@@ -4,6 +4,7 @@
 
 mod access;
 mod attempt;
+mod cache;
 mod classify;
 mod client;
 mod date;
@@ -11,12 +12,16 @@ mod endpoint;
 mod error;
 mod estimate;
 mod feedback;
+mod flight;
 mod headers;
 mod input;
 mod key;
 mod learning;
 mod message;
 mod models;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod parsers;
 mod price;
 mod profile;
 mod redaction;
@@ -34,6 +39,7 @@ mod usage;
 
 pub use self::{
     access::{AccessReport, AccessRules, Account, Missing, Progress},
+    cache::Cache,
     client::{ImageCall, ImageClient, ImageClientBuilder},
     date::Date,
     error::{ImageError, ImageErrorKind},

@@ -15,7 +15,7 @@ use crate::{
     failure::{LocalSlots, Posting, Settling},
     lease::{Lease, Watch},
     plan::Plan,
-    store::{ReservationId, SettleRequest, Settled},
+    store::{LedgerState, ReservationId, SettleRequest, Settled},
     telemetry::{self, Verb},
 };
 
@@ -27,10 +27,22 @@ pub struct Permit {
     cost: Cost,
     at_ms: u64,
     limits: Vec<LimitStatus>,
+    ledgers: Vec<LedgerState>,
+    /// When the ledgers were so, by the store's time.
+    seen_at: u64,
     lease: Option<Lease>,
     degraded: Option<Degraded>,
     /// Of an admission without the store.
     _slots: Option<LocalSlots>,
+}
+
+/// What the ledgers of a call held when it was admitted.
+#[derive(Clone, Copy)]
+pub(crate) struct Found<'a> {
+    pub(crate) org: &'a Arc<str>,
+    pub(crate) plan: &'a Arc<Plan>,
+    pub(crate) ledgers: &'a [LedgerState],
+    pub(crate) seen_at: u64,
 }
 
 /// What a permit needs to be settled.
@@ -54,7 +66,21 @@ impl Permit {
         limits: Vec<LimitStatus>,
         lease: Option<Lease>,
     ) -> Self {
-        Self { reservation, cost, at_ms, limits, lease, degraded: None, _slots: None }
+        let (ledgers, seen_at) = (Vec::new(), 0);
+        Self { reservation, cost, at_ms, limits, ledgers, seen_at, lease, degraded: None, _slots: None }
+    }
+
+    /// The same, with what the ledgers of its plan held at a time of the store.
+    pub(crate) fn having_found(mut self, ledgers: Vec<LedgerState>, seen_at: u64) -> Self {
+        (self.ledgers, self.seen_at) = (ledgers, seen_at);
+        self
+    }
+
+    /// What the store found when it decided; `None` where there was nothing to decide, or no store to do so.
+    pub(crate) fn found(&self) -> Option<Found<'_>> {
+        let reservation = self.reservation.as_ref().filter(|_| self.seen_at > 0)?;
+        let Reservation { org, plan, .. } = reservation;
+        Some(Found { org, plan, ledgers: &self.ledgers, seen_at: self.seen_at })
     }
 
     /// The same, of a call that was admitted without the store. Without a `posting` the store never learns of it.
@@ -139,6 +165,8 @@ impl Permit {
             cost: self.cost.clone(),
             at_ms: self.at_ms,
             limits: Vec::new(),
+            ledgers: Vec::new(),
+            seen_at: 0,
             lease: None,
             degraded: self.degraded,
             _slots: None,

@@ -7,14 +7,16 @@ mod answer;
 mod controlled;
 mod degraded;
 mod growth;
+mod observed;
 mod usage;
 
 use std::sync::Arc;
 
-use self::controlled::{Amount, Controlled};
+use self::controlled::{Amount, Controlled, Refused};
 pub use self::growth::StateLoss;
 pub(crate) use self::{
     growth::Growth,
+    observed::UpstreamPool,
     usage::{Part, Sight, Use},
 };
 use crate::{
@@ -58,10 +60,12 @@ pub(crate) struct Plan {
     slots: Vec<AskedSlots>,
     slot_checks: Vec<SlotCheck>,
     controls: Arc<Controls>,
+    /// When the first of those ends that the call goes by.
+    controls_until: Option<u64>,
     /// What a loss of data makes of the amounts.
     growth: Option<Growth>,
     headroom_ppm: u32,
-    blocked: Option<Blocked>,
+    refused: Option<Refused>,
     home: Option<usize>,
     /// The longest wait in line for a place, whatever the caller's patience.
     max_wait_ms: u64,
@@ -98,13 +102,6 @@ struct SlotCheck {
     amount: u64,
     shadow: bool,
     candidate: bool,
-}
-
-/// A subject that an operator has blocked.
-#[derive(Clone, Debug)]
-struct Blocked {
-    because: Option<Arc<str>>,
-    until: Option<u64>,
 }
 
 /// One rule of the policy that is shared fairly.
@@ -154,7 +151,7 @@ impl Plan {
             return Err(Error::invalid(format!("the policy requires a subject with a {missing}")));
         }
         let headroom_ppm = policy.headroom(class)?;
-        let controlled = Controlled::new(controls, subject);
+        let controlled = Controlled::new(controls, subject, &cost);
         let mut plan = Self {
             policy: Arc::clone(&policy),
             cost,
@@ -164,9 +161,10 @@ impl Plan {
             slots: Vec::new(),
             slot_checks: Vec::new(),
             controls: Arc::clone(controls),
+            controls_until: None,
             growth,
             headroom_ppm,
-            blocked: None,
+            refused: None,
             home: None,
             max_wait_ms: u64::MAX,
             hides_org: policy.hide_org && subject.value("user").is_some(),
@@ -213,7 +211,8 @@ impl Plan {
         }
         plan.share_fairly(subject);
         plan.take_slots(subject, &controlled);
-        plan.blocked = controlled.block();
+        plan.refused = controlled.refused();
+        plan.controls_until = controlled.until();
         plan.home = plan.find_home();
         Ok(plan)
     }
@@ -314,11 +313,6 @@ impl Plan {
         Arc::clone(&self.policy)
     }
 
-    /// Whether an operator has blocked the subject.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked.is_some()
-    }
-
     /// Asks whether the controls are still those by which the call cannot be.
     pub(crate) fn blocked_request(&self, id: ReservationId) -> AcquireRequest {
         let nothing =
@@ -341,7 +335,7 @@ impl Plan {
             notes: Notes::Nobody,
             slots: self.slots.clone(),
             lease_ms: 0,
-            controls: (self.controls.version, self.controls.until),
+            controls: self.controls(),
             is_blocked: false,
             lost_at: self.lost_at(),
             home: self.home,
@@ -412,9 +406,9 @@ impl Plan {
         ledgers.collect()
     }
 
-    /// The version of the controls that it was planned by, and until when they are those.
+    /// The version of the controls that it was planned by, and until when those that hold it are the same.
     pub(crate) fn controls(&self) -> (u64, Option<u64>) {
-        (self.controls.version, self.controls.until)
+        (self.controls.version, self.controls_until)
     }
 
     pub(crate) fn current_controls(&self) -> Arc<Controls> {

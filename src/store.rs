@@ -5,6 +5,7 @@
 //!
 //! Lacks policies and subjects: a request names ledgers and how full they may be, whatever limits that stands for.
 
+pub(crate) mod governed;
 pub(crate) mod inspection;
 pub(crate) mod keyspace;
 pub(crate) mod loss;
@@ -15,11 +16,12 @@ pub(crate) mod redis;
 
 use crate::{
     calendar::{
-        Amounts, Ask,
+        Amounts, Ask, Held, Told,
         fair::{Member, Standing},
     },
     error::Error,
     store::{
+        governed::{Governed, StoredControls},
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, SlotsKey, SubjectKey},
         loss::Loss,
@@ -268,37 +270,12 @@ pub(crate) enum Settled {
     LeaseLost,
 }
 
-/// One change of the controls of an org.
+/// Asks to hold what others use of a pool that an upstream counts, as far as the answer to one call has told.
 #[derive(Clone, Debug)]
-pub(crate) struct Governed {
-    /// Of the control; empty: only the audit trail is written.
-    pub(crate) id: String,
-    /// `None` removes it.
-    pub(crate) control: Option<String>,
-    /// Until it expires.
-    pub(crate) after_ms: Option<u64>,
-    pub(crate) by: String,
-    pub(crate) what: String,
-}
-
-/// Controls as stored, and the last entries of the audit trail.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StoredControls {
-    pub(crate) now: u64,
-    pub(crate) version: u64,
-    /// Text, and when it expires.
-    pub(crate) controls: Vec<(String, Option<u64>)>,
-    pub(crate) audit: Vec<AuditEntry>,
-}
-
-/// One entry of the audit trail.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AuditEntry {
-    pub(crate) at: u64,
-    pub(crate) by: String,
-    pub(crate) what: String,
-    pub(crate) old: String,
-    pub(crate) new: String,
+pub(crate) struct ObserveRequest {
+    pub(crate) ledger: LedgerKey,
+    pub(crate) window_ms: u64,
+    pub(crate) told: Told,
 }
 
 /// Where ledgers live.
@@ -423,6 +400,15 @@ impl Store {
             Self::Memory(store) => Ok(store.subjects(org)),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.subjects(org).await,
+        }
+    }
+
+    /// Holds what others use of a pool of one org; `None` if nothing new was told. One round trip.
+    pub(crate) async fn observe(&self, org: &str, request: &ObserveRequest) -> Result<Option<Held>, Error> {
+        match self {
+            Self::Memory(store) => Ok(store.observe(org, request)),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.observe(org, request).await,
         }
     }
 

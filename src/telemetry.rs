@@ -3,9 +3,11 @@
 //! Invariant: labels come from limit names and outcomes, never from ids. A denial is `debug`; a store that fails is `warn`, once per
 //! change of state, and so are losses of data, each by one process of the fleet.
 
+use std::time::Duration;
+
 use tracing::Span;
 
-use crate::{decision::Denial, error::Error};
+use crate::{decision::Denial, error::Error, resource::Resource};
 
 /// Decisions, by `outcome` (`admitted`, `booked`, `denied`, `error`) and, of a denial, `limit`. A counter.
 const DECISIONS: &str = "allotment_decisions_total";
@@ -26,6 +28,10 @@ const STORE_EVICTIONS: &str = "allotment_store_evictions_total";
 #[cfg(feature = "redis")]
 const STATE_LOSSES: &str = "allotment_state_losses_total";
 
+/// Cool-downs that an upstream asked for and that changed when calls may start, by `resource`. A counter.
+const COOL_DOWNS: &str = "allotment_cool_downs_total";
+/// What more others were found to use of an upstream's quota, in units of the resource, by `resource`. A counter.
+const OBSERVED: &str = "allotment_observed_total";
 /// Decisions that a failure policy made, by `policy` (`allow`, `local`) and `outcome` (`admitted`, `denied`). They count among
 /// [`DECISIONS`] as well. A counter.
 const DEGRADED: &str = "allotment_degraded_decisions_total";
@@ -48,6 +54,9 @@ const IMAGE_REFUSALS: &str = "allotment_image_refusals_total";
 /// From an attempt's being sent to the end of its answer, by `route`, in seconds. A histogram.
 #[cfg(feature = "openai")]
 const IMAGE_SECONDS: &str = "allotment_image_seconds";
+/// Looks into the cache of images, by `outcome` (`hit`, `miss`, `failure`), and answers that it did not take (`not_kept`). A counter.
+#[cfg(feature = "openai")]
+const IMAGE_CACHE: &str = "allotment_image_cache_total";
 
 /// The span of a public verb. `outcome` and `limit` are recorded when it ends.
 pub(crate) fn verb_span(verb: Verb) -> Span {
@@ -178,6 +187,28 @@ pub(crate) fn degraded_decision(policy: &'static str, outcome: &'static str) {
 
 pub(crate) fn posting(outcome: &'static str) {
     metrics::counter!(POSTINGS, "outcome" => outcome).increment(1);
+}
+
+#[cfg(feature = "openai")]
+pub(crate) fn image_cache(outcome: &'static str) {
+    metrics::counter!(IMAGE_CACHE, "outcome" => outcome).increment(1);
+}
+
+/// An upstream has asked for a pause that is new or longer.
+pub(crate) fn cools_down(resource: &Resource, pause: Duration) {
+    metrics::counter!(COOL_DOWNS, "resource" => resource.name().to_owned()).increment(1);
+    tracing::debug!(resource = resource.name(), ?pause, "cools down");
+}
+
+/// Others use so much of an upstream's quota by now.
+pub(crate) fn observed(resource: &Resource, more: u64, others: u64) {
+    metrics::counter!(OBSERVED, "resource" => resource.name().to_owned()).increment(more);
+    tracing::debug!(resource = resource.name(), others, "others use an upstream's quota");
+}
+
+/// A limit states more than its upstream says that there is. Logged once per limit.
+pub(crate) fn states_too_much(limit: &str, resource: &Resource, stated: u64, upstream: u64) {
+    tracing::warn!(limit, resource = resource.name(), stated, upstream, "a limit states more than its upstream allows");
 }
 
 /// The limiter is shut down, and the store may never learn of so many admissions.

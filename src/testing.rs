@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use crate::{
-    calendar::{Ask, UNBOUNDED},
+    calendar::{Ask, Told, UNBOUNDED},
     clock::{Clock, ManualClock},
     error::Error,
     store::{
-        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, Governed, Lease, Notes, ReservationId, SettleRequest,
-        Settled, SettledLedger, Store, Verdict,
+        AcquireRequest, AskedLedger, AskedSlots, Ending, FairAsk, Lease, Notes, ObserveRequest, ReservationId,
+        SettleRequest, Settled, SettledLedger, Store, Verdict,
+        governed::{Governed, Manner},
         inspection::{Contents, InspectRequest},
         keyspace::{LedgerKey, SlotsKey},
         member::{Beat, Membership},
@@ -137,6 +138,19 @@ pub struct RawSettle {
     pub slots: Vec<Option<String>>,
     /// Changes nothing if a lease has expired.
     pub checks_leases: bool,
+}
+
+/// What the answer to one call told of the ledger that it was charged on.
+#[derive(Clone, Copy, Debug)]
+pub struct RawTold {
+    /// The place of the resource.
+    pub place: usize,
+    /// What upstream had counted.
+    pub counted: u64,
+    /// What the ledger held when the call was admitted.
+    pub used: u64,
+    /// When that was.
+    pub at: u64,
 }
 
 /// What a settlement found: `now`, `before`, `absent` or `lost`.
@@ -268,7 +282,19 @@ impl RawStore {
     /// The store's.
     pub async fn govern(&self, org: &str, id: &str, text: Option<&str>, after_ms: Option<u64>) -> Result<bool, Error> {
         let (id, control) = (id.to_owned(), text.map(str::to_owned));
-        self.0.govern(org, &Governed { what: id.clone(), id, control, after_ms, by: "test".to_owned() }).await
+        let (by, manner) = ("test".to_owned(), Manner::Decided);
+        self.0.govern(org, &Governed { what: id.clone(), id, control, after_ms, by, manner }).await
+    }
+
+    /// Sets a control as an upstream's hint does, which only extends it; says whether anything changed.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn hint(&self, org: &str, id: &str, text: &str, after_ms: u64) -> Result<bool, Error> {
+        let (id, control) = (id.to_owned(), Some(text.to_owned()));
+        let (by, manner) = ("test".to_owned(), Manner::Hinted);
+        self.0.govern(org, &Governed { what: id.clone(), id, control, after_ms: Some(after_ms), by, manner }).await
     }
 
     /// The version of the controls, and their texts, each with when it expires.
@@ -281,6 +307,19 @@ impl RawStore {
         let mut controls = stored.controls;
         controls.sort();
         Ok((stored.version, controls))
+    }
+
+    /// Holds what others use of one resource of a ledger, by its place, as the answer to a call told that was admitted `at` this time, when
+    /// the ledger held `used`: upstream had counted so much. Answers what is held now; `None` if nothing new was told.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn observe(&self, org: &str, ledger: &RawLedger, told: &RawTold) -> Result<Option<[u64; 2]>, Error> {
+        let RawTold { place, counted, used, at } = *told;
+        let told = Told { place, counted, used, at };
+        let request = ObserveRequest { ledger: key(ledger), window_ms: ledger.window_ms, told };
+        Ok(self.0.observe(org, &request).await?.map(|held| [held.before, held.now]))
     }
 
     /// Empties the past of ledgers.

@@ -151,7 +151,7 @@ impl Admin {
         let mut sight = Sight::default();
         sight.add(&plan.inspect_request(), looked.seen.clone());
         let users = match &decision {
-            Decision::Denied(denial) if !matches!(denial.reason, Reason::Blocked { .. }) => {
+            Decision::Denied(denial) if !matches!(denial.reason, Reason::Blocked { .. } | Reason::CoolDown) => {
                 let together = |other: &Subject| plan.counts_together(&denial.limit, subject, other);
                 let mut users = self.parts(looked.org(), &denial.limit, &denial.resource, together).await?;
                 users.truncate(Explanation::USERS_MAX);

@@ -56,6 +56,11 @@ impl Ledger {
         &self.entries
     }
 
+    /// Whether what was charged then is not held any more, whatever the window: the ledger was emptied since, or is a later one.
+    pub(crate) fn has_forgotten(&self, at: u64) -> bool {
+        at <= self.reset_at || at < self.born_at
+    }
+
     /// What the window that ends now holds.
     pub(crate) fn used(&self) -> Amounts {
         self.used.map(|used| used.min(TOTAL_MAX))

@@ -1,7 +1,8 @@
 //! Waiting in line.
 //!
 //! Invariant: nobody starts before the promised place, a place never moves back, and a waiter that is dropped gives its place back.
-//! There is no polling for admission, except for a slot, as nobody tells when a call of another process ends: a waiter sleeps until its place, and asks at a bounded pace whether it has moved up.
+//! There is no polling for admission, except for a slot and over a cool-down, as nobody tells when a call of another process ends or an operator
+//! lifts a pause: a waiter sleeps until its place, and asks at a bounded pace whether it has moved up.
 
 use std::{
     future::{Future, IntoFuture},
@@ -23,13 +24,18 @@ use crate::{
     failure::RETRY,
     limiter::{Asked, Asking, CHANGES_MAX, Limiter, Outcome},
     permit::Permit,
-    store::{Answer, Verdict},
+    store::{Answer, ReservationId, Verdict},
     subject::Subject,
     telemetry::{self, Verb},
 };
 
 /// A place that has passed by more than this without an answer is given back and booked anew.
 const PASSED_MS_MAX: u64 = 250;
+
+/// Who waits over a cool-down looks this often whether it has been lifted.
+const COOL_DOWN_LOOK: Duration = Duration::from_secs(10);
+/// The longest that one starts later than another after a cool-down, so that not all start at one instant.
+const JITTER_MAX: Duration = Duration::from_secs(1);
 
 /// A call that waits in line: see [`Limiter::acquire`]. Nothing happens until it is awaited.
 ///
@@ -95,6 +101,10 @@ impl Acquire {
                         unclaimed.claim();
                     }
                     match denial.retry {
+                        Retry::Estimate(pause) if denial.reason == Reason::CoolDown && millis(pause) <= max_wait_ms => {
+                            let pause = pause.min(COOL_DOWN_LOOK) + jitter(pause, asking.id);
+                            clock.sleep(pause.min(Duration::from_millis(max_wait_ms))).await;
+                        }
                         Retry::AskAgainAfter(pause) if millis(pause) <= max_wait_ms => clock.sleep(pause).await,
                         // without the store no place is promised; soon it may answer, and is asked first
                         Retry::Estimate(pause)
@@ -164,7 +174,7 @@ impl Waiting {
                 asking.dispatch.nudge(&asking.org);
                 // what the store said just now need not be asked again
                 if asking.plan.takes_slots() || now_ms >= answered_ms + PACE_MS_MIN {
-                    match self.start(asking, clock).await? {
+                    match self.start(asking, clock, place).await? {
                         Start::Now(started) => permit = *started,
                         Start::Unconfirmed => {}
                         Start::Lost => return Ok(None),
@@ -195,8 +205,9 @@ impl Waiting {
                 return Ok(None);
             }
             let mut request = asking.plan.acquire_request(asking.id, u64::MAX >> 16);
-            // by amounts below the cost it keeps its place, and that is all
-            (request.moves_up, request.repeats) = (asking.plan.never().is_none() && !asking.plan.is_held(), true);
+            // by amounts below the cost, or while it cools down, it keeps its place, and that is all
+            let has_room = asking.plan.never().is_none() && !asking.plan.is_held() && !asking.plan.is_refused();
+            (request.moves_up, request.repeats) = (has_room, true);
             // those are taken when it starts
             request.slots.clear();
             match asking.dispatch.acquire(&asking.org, request).await {
@@ -211,7 +222,9 @@ impl Waiting {
                     permit = asking.permit(&answer, place, self.made_at, asked_ms);
                 }
                 Ok(Answer { verdict: Verdict::Stale, now, .. }) => {
-                    self.learn(asking, now).await?;
+                    if self.learn(asking, now, place).await? == Standing::Lost {
+                        return Ok(None);
+                    }
                     ask_ms = clock.now_ms();
                 }
                 Ok(_) => return Ok(None),
@@ -227,7 +240,7 @@ impl Waiting {
 
     /// The call's place has come: it takes its slots, and learns of a block. Should the store not answer, a place that needs no slot is kept,
     /// and one that does is given up.
-    async fn start(&self, asking: &mut Asking<'_>, clock: &Clock) -> Result<Start, Error> {
+    async fn start(&self, asking: &mut Asking<'_>, clock: &Clock, place: u64) -> Result<Start, Error> {
         for _ in 0..CHANGES_MAX {
             if self.is_lost(asking) {
                 return Ok(Start::Lost);
@@ -246,7 +259,7 @@ impl Waiting {
                     let permit = asking.permit(&answer, at, self.made_at, sent_ms);
                     return Ok(Start::Now(Box::new(permit)));
                 }
-                Verdict::Stale => self.learn(asking, answer.now).await?,
+                Verdict::Stale if self.learn(asking, answer.now, place).await? == Standing::Kept => {}
                 _ => return Ok(Start::Lost),
             }
         }
@@ -258,19 +271,34 @@ impl Waiting {
         ![0, self.lost_at].contains(&asking.plan.lost_at())
     }
 
-    /// The controls of the org have changed: a block refuses the place, and all else binds new callers only.
-    async fn learn(&self, asking: &mut Asking<'_>, now: u64) -> Result<(), Error> {
+    /// The controls of the org have changed: a block refuses the place, a cool-down that it comes inside of takes it away, and all else binds
+    /// new callers only.
+    async fn learn(&self, asking: &mut Asking<'_>, now: u64, place: u64) -> Result<Standing, Error> {
         asking.plan_anew().await?;
-        if asking.plan.is_blocked() {
-            return Err(asking.plan.denial_blocked(now).into());
+        match asking.plan.denial_refused(now).filter(|_| asking.plan.is_blocked()) {
+            Some(blocked) => Err(blocked.into()),
+            None if asking.plan.cools_down_at(place) => Ok(Standing::Lost),
+            None => Ok(Standing::Kept),
         }
-        Ok(())
     }
 }
 
 /// Whether a denial without the store is one that waiting mends.
 fn may_change(reason: &Reason) -> bool {
     !matches!(reason, Reason::Blocked { .. })
+}
+
+/// How much later than the end of a cool-down one call starts than another: up to a quarter of what is left of it.
+fn jitter(left: Duration, id: ReservationId) -> Duration {
+    // the last byte of the counter in an id: those made one after the other differ
+    (left / 4).min(JITTER_MAX) * u32::from(id.0[11]) / 256
+}
+
+/// Whether a place is still there after controls have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Kept,
+    Lost,
 }
 
 /// What came of starting on a place.

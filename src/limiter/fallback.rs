@@ -55,10 +55,11 @@ impl Asking<'_> {
         })
     }
 
-    /// What no failure policy admits: a subject that is blocked, as far as this process knows, and a cost above a limit.
+    /// What no failure policy admits: a subject that is blocked or cools down, as far as this process knows, and a cost above a limit.
     fn refusal(&self) -> Option<Denial> {
-        if self.plan.is_blocked() {
-            return Some(self.plan.denial_blocked(self.dispatch.clock.now_ms()));
+        let now = self.dispatch.clock.now_ms();
+        if self.plan.is_blocked() || self.plan.cools_down_at(now) {
+            return self.plan.denial_refused(now);
         }
         // by whole limits, whatever a loss of data has left of them
         Some(self.plan.denial_for_ever(self.plan.never()?, Vec::new()))

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use crate::{
     control::{Controls, LiveControl},
     error::{Error, ErrorKind},
-    store::{Store, StoredControls},
+    store::{Store, governed::StoredControls},
 };
 
 #[derive(Debug, Default)]
@@ -48,6 +48,5 @@ pub(crate) fn read(stored: StoredControls) -> Result<Controls, Error> {
     let mut live = stored.controls.into_iter().map(control).collect::<Result<Vec<_>, Error>>()?;
     // of two that are equally narrow, every process takes the same
     live.sort_by_cached_key(|live: &LiveControl| live.control.id());
-    let until = live.iter().filter_map(|live| live.expires_at).min();
-    Ok(Controls { version: stored.version, until, live })
+    Ok(Controls { version: stored.version, live })
 }

@@ -143,8 +143,8 @@ impl Looked<'_> {
     /// What a decision at the time of the look would say.
     pub(crate) fn decision(&self) -> Result<Decision, Error> {
         let (plan, answer) = (&self.asking.plan, self.asking.foresee(&self.seen));
-        if plan.is_blocked() {
-            return Ok(Decision::Denied(plan.denial_blocked(answer.now)));
+        if let Some(refused) = plan.denial_refused(answer.now) {
+            return Ok(Decision::Denied(refused));
         }
         if let Some(over) = plan.never() {
             return Ok(Decision::Denied(plan.denial_for_ever(over, plan.statuses(&answer))));

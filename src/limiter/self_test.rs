@@ -7,13 +7,19 @@ use std::{sync::Arc, time::Duration};
 
 use super::builder::PRIORITY;
 use crate::{
+    calendar::{ENTRY_MAX, Told},
     cost::Cost,
     error::{Error, ErrorKind},
     limit::Limit,
-    plan::Plan,
+    plan::{Plan, UpstreamPool},
     policy::Policy,
+    resource::Resource,
     store::{
-        Governed, Lease, Notes, ReservationId, Store, Verdict, inspection::Owner, keyspace::SubjectKey, member::Beat,
+        Lease, Notes, ObserveRequest, ReservationId, Store, Verdict,
+        governed::{Governed, Manner},
+        inspection::Owner,
+        keyspace::SubjectKey,
+        member::Beat,
     },
     subject::Subject,
 };
@@ -21,6 +27,8 @@ use crate::{
 /// How long what it leaves on the lists of operators stays there.
 const LISTED_MS: u64 = 1;
 const LEASE_MS: u64 = 1_000;
+/// Of its limits.
+const WINDOW_MS: u64 = 60_000;
 
 /// Does with these orgs all that can be done with one; says what failed. The second is for controls.
 pub(super) async fn self_test(store: &Store, [org, governed]: &[String; 2]) -> Result<(), (&'static str, Error)> {
@@ -49,10 +57,16 @@ pub(super) async fn self_test(store: &Store, [org, governed]: &[String; 2]) -> R
     let bypass = Some(r#"{"action":"bypass"}"#.to_owned());
     for (control, after_ms) in [(bypass.clone(), None), (bypass, Some(1_000)), (None, None)] {
         let (id, by, what) = ("self-test".to_owned(), "self-test".to_owned(), "self-test".to_owned());
-        let change = Governed { id, control, after_ms, by, what };
+        let change = Governed { id, control, after_ms, by, what, manner: Manner::Decided };
         store.govern(governed, &change).await.map_err(failed("govern"))?;
     }
     store.controls(governed, 1).await.map_err(failed("controls"))?;
+    if let Some(UpstreamPool { key, window_ms, place, .. }) = plan.upstream_pool(&Resource::Requests, WINDOW_MS) {
+        // told in the future, which is as good as now
+        let told = Told { place, counted: 1, used: 0, at: ENTRY_MAX };
+        let request = ObserveRequest { ledger: key, window_ms, told };
+        store.observe(org, &request).await.map_err(failed("observe"))?;
+    }
     store.inspect(org, &plan.inspect_request()).await.map_err(failed("inspect"))?;
     store.open(org, None, 1_000).await.map_err(failed("open"))?;
     for slots in plan.slots() {
@@ -71,7 +85,7 @@ pub(super) async fn self_test(store: &Store, [org, governed]: &[String; 2]) -> R
 fn plan(org: &str) -> Result<Plan, Error> {
     let policy = Policy::new()
         .limit(Limit::new("org").requests(1 << 20).fair_share())
-        .limit(Limit::new("user").scope(["user"]).requests(1 << 20).window(Duration::from_secs(60)))
+        .limit(Limit::new("user").scope(["user"]).requests(1 << 20).window(Duration::from_millis(WINDOW_MS)))
         .limit(Limit::new("under-way").in_flight(1 << 10));
     let subject = Subject::org(org).user("user");
     Plan::new(Arc::new(policy.compile()?), &subject, Cost::new(), PRIORITY, &Arc::default(), None)

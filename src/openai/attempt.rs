@@ -22,7 +22,7 @@ use crate::{
         endpoint::{self, Assembly, Mode, Reading, Spelled, Step},
         error::{ImageError, ImageErrorKind},
         estimate::{Estimate, Estimator},
-        feedback::{self, Stood},
+        feedback::{Feedback, Pace, Sharing},
         headers::RateHeaders,
         refusal::{Refusal, RefusalKind},
         request::ImageRequest,
@@ -54,6 +54,8 @@ pub(super) struct Attempt<'a> {
     pub(super) route: &'a Route,
     /// Who is charged: of the org of the route, and the pool of the model.
     pub(super) subject: &'a Subject,
+    pub(super) sharing: Sharing,
+    pub(super) pace: &'a Pace,
     pub(super) need: Need<'a>,
     pub(super) request: &'a ImageRequest,
     pub(super) estimate: &'a Estimate,
@@ -109,13 +111,14 @@ impl Attempt<'_> {
         let answer = self.read(incoming).await;
         let latency = began.elapsed();
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
-        let (stood, has_price) = (Stood::of(&permit), permit.cost().named(&spend()).is_some());
-        let charged = self.settle(permit, &answer).await;
+        let has_price = permit.cost().named(&spend()).is_some();
         let refusal = answer.as_ref().err().and_then(ImageError::refusal);
+        let feedback = Feedback::of(self.pace, self.subject, &permit, &rates, refusal, self.sharing);
+        let charged = self.settle(permit, &answer).await;
         if let Some(refusal) = refusal {
             telemetry::image_refused(&self.route.name, kind_name(refusal.kind));
         }
-        feedback::learn(self.limiter, self.subject, &stood, &rates, refusal, fastrand::f64()).await;
+        feedback.tell(self.limiter, self.subject).await;
         let Reading { images, usage } = answer?;
         Ok(Made { images, usage, charged, has_price, latency, admitted_at_ms })
     }

@@ -4,6 +4,7 @@
 
 mod builder;
 mod call;
+mod equal;
 mod serving;
 
 use std::{
@@ -16,19 +17,25 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 
 pub use self::{builder::ImageClientBuilder, call::ImageCall};
-use self::{call::Terms, serving::Serving};
+use self::{call::Asked, serving::Serving};
 use crate::{
     limiter::Limiter,
     openai::{
+        access::{AccessRules, Account},
+        cache::{Cache, key::CacheKey},
+        date::Date,
         endpoint,
-        error::ImageError,
+        error::{ImageError, ImageErrorKind},
         estimate::Estimator,
+        feedback::Pace,
+        flight::Flights,
         models::Models,
+        profile::Profile,
         request::ImageRequest,
         response::{Content, Image, Images},
         retry::Retries,
         route::{capability::ModelList, choice::Routes, state::RouteStatus},
-        stream::{Events, ImageStream},
+        stream::ImageStream,
         transport::{Fetched, Transport},
     },
     subject::Subject,
@@ -68,6 +75,11 @@ struct Core {
     models: Models,
     estimator: Estimator,
     retries: Retries,
+    pace: Pace,
+    profile: Option<Profile>,
+    access: Option<Access>,
+    cache: Option<Cache>,
+    flights: Option<Flights<CacheKey, Images, ImageError>>,
     max_wait: Duration,
 }
 
@@ -140,16 +152,75 @@ impl ImageClient {
         self.core.routes.statuses(Instant::now())
     }
 
-    async fn serve(
+    async fn serve(&self, asked: Asked<'_>) -> Result<Images, ImageError> {
+        let model = self.core.model_of(asked.request)?;
+        if let Some(access) = &self.core.access {
+            access.check(model)?;
+        }
+        let span = telemetry::image_span(model);
+        let profiled = self.core.profile.as_ref().map(|profile| profile.apply(asked.request));
+        let request = profiled.as_ref().unwrap_or(asked.request);
+        self.serve_equal(Asked { request, ..asked }).instrument(span).await
+    }
+
+    async fn serve_alone(&self, asked: Asked<'_>) -> Result<Images, ImageError> {
+        let lowered = match self.core.profile.as_ref().and_then(|profile| Some((profile, profile.wait_max()?))) {
+            Some((profile, wait_max)) => self.lowered(asked, profile, wait_max).await?,
+            None => None,
+        };
+        let request = lowered.as_ref().unwrap_or(asked.request);
+        let mut images = Serving::new(&self.core, Asked { request, ..asked })?.serve().await?;
+        images.served.lowered_from = lowered.is_some().then_some(asked.request.quality);
+        Ok(images)
+    }
+
+    /// The request at the best quality whose wait is within the bound; if none is, at the one whose wait is shortest. `None`: as it is.
+    async fn lowered(
         &self,
-        subject: &Subject,
-        request: &ImageRequest,
-        terms: &Terms,
-        events: Option<&Events>,
-    ) -> Result<Images, ImageError> {
-        let serving = Serving::new(&self.core, subject, request, terms, events)?;
-        let span = telemetry::image_span(serving.model());
-        serving.serve().instrument(span).await
+        asked: Asked<'_>,
+        profile: &Profile,
+        wait_max: Duration,
+    ) -> Result<Option<ImageRequest>, ImageError> {
+        let model = self.core.models.get(self.core.model_of(asked.request)?);
+        let wait = async |request: &ImageRequest| {
+            Serving::new(&self.core, Asked { request, events: None, ..asked })?.wait().await
+        };
+        let mut shortest = wait(asked.request).await?;
+        let (mut best, mut tried) = (None, asked.request.clone());
+        while shortest > wait_max {
+            let Some(lower) = profile.lowered(&tried, &model) else { break };
+            let wait = wait(&lower).await?;
+            if wait < shortest {
+                shortest = wait;
+                best = Some(lower.clone());
+            }
+            tried = lower;
+        }
+        Ok(best)
+    }
+}
+
+impl Core {
+    fn model_of<'a>(&'a self, request: &'a ImageRequest) -> Result<&'a str, ImageError> {
+        let model = request.model.as_deref().or(self.model.as_deref());
+        model.ok_or_else(|| ImageError::invalid("model: neither the request nor the client names one"))
+    }
+}
+
+/// What an account may use.
+struct Access {
+    rules: AccessRules,
+    account: Account,
+}
+
+impl Access {
+    /// Says all that is missing, before any quota is taken.
+    fn check(&self, model: &str) -> Result<(), ImageError> {
+        let report = self.rules.check(&self.account, model, Date::of(SystemTime::now()));
+        if report.is_allowed() {
+            return Ok(());
+        }
+        Err(ImageError::new(ImageErrorKind::Access, report.to_string()))
     }
 }
 

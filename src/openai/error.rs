@@ -66,6 +66,19 @@ impl ImageError {
         self
     }
 
+    /// The same error for another caller that waited for the same call.
+    pub(super) fn copy(&self) -> Self {
+        let (refusal, limiter, source) = (self.refusal.clone(), self.limiter.clone(), self.source.clone());
+        Self {
+            kind: self.kind,
+            message: self.message.clone(),
+            refusal,
+            limiter,
+            admitted_at_ms: self.admitted_at_ms,
+            source,
+        }
+    }
+
     /// The same error, of an attempt that the limiter admitted then.
     pub(super) fn admitted_at(mut self, at_ms: u64) -> Self {
         self.admitted_at_ms = Some(at_ms);

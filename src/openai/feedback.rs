@@ -1,14 +1,20 @@
 //! What upstream says of its limits, given to the whole fleet.
 //!
-//! Invariant: the answer to a call never depends on it: a store that does not answer costs a debug line. No round trip is made where
-//! upstream says nothing new.
+//! Invariant: the answer to a call never depends on it: a store that does not answer costs a debug line. What says nothing new is told at most
+//! once a second.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
     cost::Cost,
     decision::LimitStatus,
-    limiter::Limiter,
+    limiter::{Limiter, Observation},
     openai::{
         headers::RateHeaders,
         refusal::{Refusal, RefusalKind},
@@ -23,13 +29,36 @@ use crate::{
 const WINDOW: Duration = Duration::from_secs(60);
 /// How long an upstream without room is left alone where it does not say.
 const OVERLOADED: Duration = Duration::from_secs(2);
+/// What says more than was known is told at most so often per pool and resource, and what does not, so seldom.
+const NEWS_AFTER: Duration = Duration::from_millis(200);
+const TOLD_AFTER: Duration = Duration::from_secs(1);
+/// So many pools are remembered at least. Above it those that were told of long ago are forgotten.
+const POOLS: usize = 1_024;
 
-/// Where a call stood when it was admitted.
-#[derive(Debug)]
-pub(super) struct Stood {
-    at_ms: u64,
-    limits: Vec<LimitStatus>,
-    cost: Cost,
+/// When the limiter was told of which pool last. Of a whole client.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Mutex<HashMap<(Subject, Resource), Instant>>);
+
+impl Pace {
+    /// Whether it is time to tell of a resource of this pool; if so, notes that it is told now.
+    fn is_due(&self, pool: &Subject, resource: &Resource, after: Duration, now: Instant) -> bool {
+        let mut told = self.0.lock();
+        if told.len() >= POOLS {
+            told.retain(|_, at| now.duration_since(*at) < TOLD_AFTER);
+        }
+        let at = told.entry((pool.clone(), resource.clone()));
+        match at {
+            Entry::Occupied(at) if now.duration_since(*at.get()) < after => false,
+            Entry::Occupied(mut at) => {
+                at.insert(now);
+                true
+            }
+            Entry::Vacant(place) => {
+                place.insert(now);
+                true
+            }
+        }
+    }
 }
 
 /// What upstream says of one of its limits.
@@ -40,44 +69,95 @@ struct Standing {
     remaining: u64,
 }
 
-impl Stood {
-    pub(super) fn of(permit: &Permit) -> Self {
-        Self { at_ms: permit.at_ms(), limits: permit.limits().to_vec(), cost: permit.cost().clone() }
+/// Whether other routes are charged to the org of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    Alone,
+    Shared,
+}
+
+/// What the limiter is to be told after a call.
+#[derive(Debug, Default)]
+pub(super) struct Feedback {
+    observations: Vec<Observation>,
+    cool_downs: Vec<CoolDown>,
+}
+
+impl Feedback {
+    /// Reads what came with an answer, while the call has its permit.
+    pub(super) fn of(
+        pace: &Pace,
+        subject: &Subject,
+        permit: &Permit,
+        rates: &RateHeaders,
+        refusal: Option<&Refusal>,
+        sharing: Sharing,
+    ) -> Self {
+        let (now, pool) = (Instant::now(), pool(subject));
+        let is_due = |standing: &Standing| {
+            let after = match is_news(permit.limits(), standing) {
+                _ if refusal.is_some() => Duration::ZERO,
+                Some(true) => NEWS_AFTER,
+                Some(false) => TOLD_AFTER,
+                // where nothing counts it, there is nothing to correct
+                None => return false,
+            };
+            pace.is_due(&pool, &standing.resource, after, now)
+        };
+        let due = standings(rates, refusal).into_iter().filter(is_due);
+        let observation =
+            |standing: Standing| Observation::new(permit, standing.resource, standing.remaining).out_of(standing.limit);
+        let observations = due.map(observation).collect();
+        let is_held = |refusal: &&Refusal| {
+            // an upstream without room says nothing of the quota that other routes have: those are asked meanwhile
+            refusal.kind != RefusalKind::Overloaded || sharing == Sharing::Alone
+        };
+        let held = refusal.filter(is_held);
+        let cool_downs = held.map(|refusal| cool_downs(refusal, permit.cost(), fastrand::f64())).unwrap_or_default();
+        Self { observations, cool_downs }
     }
 
-    /// Whether upstream counts more than this fleet knew of. The fullest of several limits is that of the org.
-    fn is_news(&self, standing: &Standing) -> bool {
-        let of_resource = |status: &&LimitStatus| {
-            status.resource == standing.resource && u128::from(status.window_ms) == WINDOW.as_millis() && !status.shadow
-        };
-        let known = self.limits.iter().filter(of_resource).map(|status| status.used).max();
-        // where nothing counts it, there is nothing to correct
-        known.is_some_and(|known| standing.limit.saturating_sub(standing.remaining) > known)
+    /// Tells the limiter, once the call is settled. A round trip for each thing told.
+    pub(super) async fn tell(self, limiter: &Limiter, subject: &Subject) {
+        for observation in self.observations {
+            if let Err(error) = limiter.observe(observation).await {
+                tracing::debug!(kind = ?error.kind(), "what upstream says remains is not noted");
+            }
+        }
+        for CoolDown { resource, lasting } in self.cool_downs {
+            if let Err(error) = limiter.cool_down(subject, resource, lasting).await {
+                tracing::debug!(kind = ?error.kind(), "a pause that upstream asks for is not noted");
+            }
+        }
     }
 }
 
-/// Tells the limiter what upstream said with the answer to a call. `random` is 0 to 1.
-pub(super) async fn learn(
-    limiter: &Limiter,
-    subject: &Subject,
-    stood: &Stood,
-    rates: &RateHeaders,
-    refusal: Option<&Refusal>,
-    random: f64,
-) {
-    for standing in standings(rates, refusal).iter().filter(|standing| stood.is_news(standing)) {
-        observe(limiter, subject, stood, standing).await;
+/// Whoever upstream counts together.
+fn pool(subject: &Subject) -> Subject {
+    let org = Subject::org(subject.value("org").unwrap_or_default());
+    match subject.value("model") {
+        Some(model) => org.model(model),
+        None => org,
     }
-    for cool_down in refusal.map(|refusal| cool_downs(refusal, stood, random)).unwrap_or_default() {
-        cool(limiter, subject, cool_down).await;
-    }
+}
+
+/// Whether upstream counts more than this fleet knew of when the call was admitted: the fullest of several limits is that of the org. `None`:
+/// nothing counts it.
+fn is_news(limits: &[LimitStatus], standing: &Standing) -> Option<bool> {
+    let counts = |status: &&LimitStatus| {
+        status.resource == standing.resource && u128::from(status.window_ms) == WINDOW.as_millis() && !status.shadow
+    };
+    let known = limits.iter().filter(counts).map(|status| status.used).max()?;
+    Some(standing.limit.saturating_sub(standing.remaining) > known)
 }
 
 /// What headers say, and a refusal that has figures of a minute: it knows better.
 fn standings(rates: &RateHeaders, refusal: Option<&Refusal>) -> Vec<Standing> {
     let figures = refusal.and_then(|refusal| refusal.figures.as_ref()).filter(|figures| figures.window == WINDOW);
     let stated = figures.and_then(|figures| {
-        let remaining = figures.limit.saturating_sub(figures.used?);
+        // what would remain had the call counted, as it does here
+        let counted = figures.used?.saturating_add(figures.requested.unwrap_or(0));
+        let remaining = figures.limit.saturating_sub(counted);
         Some(Standing { resource: figures.resource.clone(), limit: figures.limit, remaining })
     });
     let named = |resource: &Resource| stated.as_ref().is_some_and(|stated| stated.resource == *resource);
@@ -99,14 +179,14 @@ struct CoolDown {
 }
 
 /// What to leave alone: the resource that a refusal names, else all that the call asked of.
-fn cool_downs(refusal: &Refusal, stood: &Stood, random: f64) -> Vec<CoolDown> {
+fn cool_downs(refusal: &Refusal, cost: &Cost, random: f64) -> Vec<CoolDown> {
     let (resources, wait) = match (refusal.kind, &refusal.figures) {
         (RefusalKind::RateLimited, Some(figures)) => {
             (vec![figures.resource.clone()], refusal.retry_after.unwrap_or(WAIT_MIN))
         }
         (RefusalKind::RateLimited, None) => {
             let standard = [Resource::Requests, Resource::Tokens, Resource::Images];
-            let asked = standard.into_iter().filter(|resource| stood.cost.of(resource) > 0);
+            let asked = standard.into_iter().filter(|resource| cost.of(resource) > 0);
             (asked.collect(), refusal.retry_after.unwrap_or(WAIT_MIN))
         }
         (RefusalKind::Overloaded, _) => (vec![Resource::Requests], refusal.retry_after.unwrap_or(OVERLOADED)),
@@ -115,12 +195,6 @@ fn cool_downs(refusal: &Refusal, stood: &Stood, random: f64) -> Vec<CoolDown> {
     let lasting = spread(wait.max(WAIT_MIN), random);
     resources.into_iter().map(|resource| CoolDown { resource, lasting }).collect()
 }
-
-/// Our remaining may not exceed upstream's.
-async fn observe(_limiter: &Limiter, _subject: &Subject, _stood: &Stood, _standing: &Standing) {}
-
-/// Holds calls that ask of a resource back, all over the fleet.
-async fn cool(_limiter: &Limiter, _subject: &Subject, _cool_down: CoolDown) {}
 
 #[cfg(test)]
 mod tests {
@@ -136,10 +210,6 @@ mod tests {
         LimitStatus { name, resource, limit, used, remaining, window_ms, reset_after, shadow: false }
     }
 
-    fn stood(limits: Vec<LimitStatus>) -> Stood {
-        Stood { at_ms: 1, limits, cost: Cost::images(1).tokens(0) }
-    }
-
     fn refusal(kind: RefusalKind, figures: Option<RefusalFigures>, retry_after: Option<Duration>) -> Refusal {
         let (error_type, code, message) = (None, None, String::new());
         Refusal { kind, status: 429, error_type, code, message, figures, retry_after, should_retry: None }
@@ -152,13 +222,32 @@ mod tests {
 
     #[test]
     fn only_use_that_the_fleet_does_not_know_of_is_news() {
-        let known = stood(vec![status("user", 3, 60_000), status("org", 40, 60_000), status("burst", 200, 1_000)]);
+        let limits = [status("user", 3, 60_000), status("org", 40, 60_000), status("burst", 200, 1_000)];
         let says = |remaining| Standing { resource: Resource::Images, limit: 250, remaining };
-        assert!(!known.is_news(&says(210)), "as many as are known");
-        assert!(!known.is_news(&says(230)), "fewer");
-        assert!(known.is_news(&says(209)), "more");
-        assert!(!known.is_news(&Standing { resource: Resource::Tokens, limit: 9, remaining: 0 }), "nothing counts it");
-        assert!(!stood(vec![status("day", 0, 86_400_000)]).is_news(&says(0)), "another window");
+        assert_eq!(is_news(&limits, &says(210)), Some(false), "as many as are known");
+        assert_eq!(is_news(&limits, &says(230)), Some(false), "fewer");
+        assert_eq!(is_news(&limits, &says(209)), Some(true), "more");
+        let tokens = Standing { resource: Resource::Tokens, limit: 9, remaining: 0 };
+        assert_eq!(is_news(&limits, &tokens), None, "nothing counts it");
+        assert_eq!(is_news(&[status("day", 0, 86_400_000)], &says(0)), None, "another window");
+    }
+
+    #[test]
+    fn a_pool_is_told_of_at_a_pace() {
+        let (pace, now) = (Pace::default(), Instant::now());
+        let pool = |org: &str| Subject::org(org).model("m");
+        let due = |org: &str, after, at_ms| {
+            pace.is_due(&pool(org), &Resource::Images, after, now + Duration::from_millis(at_ms))
+        };
+        assert!(due("a", TOLD_AFTER, 0) && due("b", TOLD_AFTER, 0), "each pool has a pace of its own");
+        assert!(!due("a", NEWS_AFTER, 199));
+        assert!(due("a", NEWS_AFTER, 200));
+        assert!(!due("a", TOLD_AFTER, 1_199));
+        assert!(due("a", TOLD_AFTER, 1_200));
+        for pool in 0..3_000 {
+            due(&pool.to_string(), TOLD_AFTER, 2_000 + pool);
+        }
+        assert!(pace.0.lock().len() <= POOLS + 1, "those of long ago are forgotten");
     }
 
     #[test]
@@ -178,15 +267,15 @@ mod tests {
 
     #[test]
     fn a_hint_holds_back_what_it_is_about_and_never_for_less_than_a_second() {
-        let call = stood(Vec::new());
+        let cost = Cost::images(1).tokens(0);
         let hint = Some(Duration::from_millis(15));
         let named = refusal(RefusalKind::RateLimited, Some(images_used(None)), hint);
         let second = Duration::from_secs(1);
-        assert_eq!(cool_downs(&named, &call, 0.0), [CoolDown { resource: Resource::Images, lasting: second }]);
-        assert_eq!(cool_downs(&named, &call, 1.0)[0].lasting, Duration::from_millis(1_250));
+        assert_eq!(cool_downs(&named, &cost, 0.0), [CoolDown { resource: Resource::Images, lasting: second }]);
+        assert_eq!(cool_downs(&named, &cost, 1.0)[0].lasting, Duration::from_millis(1_250));
         let unnamed = refusal(RefusalKind::RateLimited, None, Some(Duration::from_secs(20)));
         let resources = |refusal: &Refusal| {
-            let downs = cool_downs(refusal, &call, 0.0);
+            let downs = cool_downs(refusal, &cost, 0.0);
             downs.into_iter().map(|down| down.resource).collect::<Vec<_>>()
         };
         assert_eq!(resources(&unnamed), [Resource::Requests, Resource::Images]);

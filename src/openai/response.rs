@@ -157,7 +157,7 @@ impl Image {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Served {
-    /// The route that served it.
+    /// The route that served it; `cache` for what came from there.
     pub route: Arc<str>,
     /// The model that it was asked of.
     pub model: String,
@@ -183,6 +183,27 @@ pub struct Served {
     pub shared: bool,
     /// The quality that was asked for, where a lower one was drawn instead.
     pub lowered_from: Option<Quality>,
+}
+
+impl Served {
+    /// From the cache: nobody was asked.
+    pub(super) fn cached(model: String) -> Self {
+        Self {
+            route: "cache".into(),
+            model,
+            attempts: 0,
+            failed: Vec::new(),
+            waited: Duration::ZERO,
+            latency: Duration::ZERO,
+            estimated_tokens: 0,
+            charged_tokens: 0,
+            spend_micros: None,
+            cached: true,
+            shared: false,
+            admitted_at_ms: 0,
+            lowered_from: None,
+        }
+    }
 }
 
 /// A route that did not serve a call.

@@ -5,20 +5,28 @@
 //!
 //! Lacks limits: those of a route are the limits that the policy sets for its org.
 
+mod base_url;
 pub(super) mod capability;
 pub(super) mod choice;
 pub(super) mod file;
 pub(super) mod health;
 pub(super) mod price;
+mod rank;
 pub(super) mod state;
 pub(super) mod walk;
+pub(super) mod walker;
 
-use std::{fmt, net::IpAddr, sync::Arc};
-
-use url::{Host, Url};
+use std::{fmt, sync::Arc};
 
 use crate::{
-    openai::{error::ImageError, key::ApiKey, route::price::RoutePrice},
+    openai::{
+        error::ImageError,
+        key::ApiKey,
+        route::{
+            base_url::{Http, normal},
+            price::RoutePrice,
+        },
+    },
     subject::Subject,
 };
 
@@ -69,14 +77,7 @@ pub struct Route {
     pub(super) priority: u8,
     pub(super) weight: u32,
     pub(super) price: Option<RoutePrice>,
-    pub(super) http: Http,
-}
-
-/// Whether a base URL may begin with `http:` though it leads to another host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Http {
-    Loopback,
-    Anywhere,
+    http: Http,
 }
 
 /// A model that a route serves.
@@ -292,36 +293,6 @@ impl Route {
     }
 }
 
-/// A base URL without a slash at its end; or what is wrong with it, told without what may be secret in it.
-fn normal(text: &str, http: Http) -> Result<String, String> {
-    let url = Url::parse(text.trim()).map_err(|fault| format!("base_url: {fault}"))?;
-    let host = url.host().ok_or_else(|| "base_url: it names no host".to_owned())?;
-    let shown = format!("base_url {}://{host}", url.scheme());
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("{shown}: it holds a user or password; a route has a key instead"));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(format!("{shown}: it ends with a query or fragment; a base URL ends with its path"));
-    }
-    match (url.scheme(), http) {
-        ("https", _) | ("http", Http::Anywhere) => {}
-        ("http", Http::Loopback) if is_loopback(&host) => {}
-        ("http", Http::Loopback) => {
-            return Err(format!("{shown}: keys would be readable on the way; use https, or allow_http"));
-        }
-        _ => return Err(format!("{shown}: allowed are https and http")),
-    }
-    Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-fn is_loopback(host: &Host<&str>) -> bool {
-    match host {
-        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
-        Host::Ipv4(address) => IpAddr::from(*address).is_loopback(),
-        Host::Ipv6(address) => IpAddr::from(*address).is_loopback(),
-    }
-}
-
 fn shortened(name: &str) -> String {
     name.chars().take(Route::NAME_BYTES_MAX).collect()
 }
@@ -339,43 +310,6 @@ impl fmt::Debug for Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(base_url: &str) -> Result<String, String> {
-        let route = Route::compatible("proxy", base_url, "sk-planted").checked();
-        route.map(|route| route.base_url).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_base_url_has_no_slash_at_its_end() {
-        for (given, normal) in [
-            ("https://api.openai.com/v1/", "https://api.openai.com/v1"),
-            ("https://API.openai.com:443", "https://api.openai.com"),
-            ("http://localhost:8080/v1//", "http://localhost:8080/v1"),
-            ("http://127.0.0.3", "http://127.0.0.3"),
-            ("http://[::1]:9/", "http://[::1]:9"),
-        ] {
-            assert_eq!(at(given).as_deref(), Ok(normal), "{given}");
-        }
-    }
-
-    #[test]
-    fn a_base_url_that_would_give_a_secret_away_is_refused_without_showing_it() {
-        for (given, fault) in [
-            ("https://me:planted@proxy.example/v1", "holds a user or password"),
-            ("https://proxy.example/v1?key=planted", "query or fragment"),
-            ("http://proxy.example/planted", "use https, or allow_http"),
-            ("http://127.0.0.1.planted.example", "use https, or allow_http"),
-            ("ftp://proxy.example/planted", "allowed are https and http"),
-            ("unix:/planted", "names no host"),
-            ("planted", "base_url: "),
-        ] {
-            let refused = at(given).unwrap_err();
-            assert!(refused.starts_with("route \"proxy\": base_url") && refused.contains(fault), "{given}: {refused}");
-            assert!(!refused.contains("planted") || refused.contains("://127.0.0.1.planted"), "{refused}");
-        }
-        let anywhere = Route::compatible("proxy", "http://proxy.example", "key").allow_http().checked();
-        assert_eq!(anywhere.unwrap().base_url, "http://proxy.example");
-    }
 
     #[test]
     fn a_fault_names_its_field() {

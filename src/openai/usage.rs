@@ -2,13 +2,14 @@
 //!
 //! Invariant: figures that cannot be, such as negative ones, are those of an upstream that does not say.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cost::Cost;
 
 /// Tokens that upstream counted for one call. A part that it did not name is 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Usage {
     /// Of the prompt and the inputs.

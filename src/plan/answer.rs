@@ -198,22 +198,6 @@ impl Plan {
         tightest.or_else(|| self.checks.iter().find(|check| !check.shadow)).map_or(0, |check| check.rule)
     }
 
-    /// The denial of a subject that an operator has blocked.
-    pub(crate) fn denial_blocked(&self, now: u64) -> Denial {
-        let (because, until) =
-            self.blocked.as_ref().map(|blocked| (blocked.because.clone(), blocked.until)).unwrap_or_default();
-        let retry = until.map_or(Retry::Never { over_by: 0 }, |until| Retry::Estimate(wait_until(until, now)));
-        let reason = Reason::Blocked { because };
-        Denial {
-            limit: "block".into(),
-            resource: Resource::Requests,
-            reason,
-            retry,
-            limits: Vec::new(),
-            degraded: None,
-        }
-    }
-
     fn denial(&self, rule: usize, retry: Retry, limits: Vec<LimitStatus>) -> Denial {
         let rule = &self.policy.rules[rule];
         Denial {

@@ -79,6 +79,8 @@ pub(crate) struct Rule {
     pub(crate) resource: Resource,
     /// What is enforced: the stated amount less its margin, or the smoothed share of that.
     pub(crate) amount: u64,
+    /// What the policy states, before the margin.
+    pub(crate) stated: u64,
     pub(crate) window_ms: u64,
     /// Whether it is a limit's short window. A single cost above `amount` is tested there as if equal to it.
     pub(crate) smoothing: bool,
@@ -96,6 +98,12 @@ impl Rule {
     /// Whether the subject has every attribute of the scope, and those of `when` with an accepted value.
     pub(crate) fn applies_to(&self, subject: &Subject) -> bool {
         holds(&self.scope, &self.when, subject)
+    }
+
+    /// Whether it counts a pool as an upstream does: by org and model only.
+    pub(crate) fn counts_as_upstream(&self) -> bool {
+        let names = self.scope.iter().map(AsRef::as_ref).chain(self.when.keys().map(String::as_str));
+        names.into_iter().all(|attribute| attribute == "model") && !self.smoothing
     }
 
     /// Its scope and the user, sorted: by what each user's part of it is counted.
@@ -175,9 +183,11 @@ fn rules_of(limit: &Limit, margin: f64, scope: &Arc<[Box<str>]>, when: &Arc<BTre
     let window_ms = limit.window.millis();
     let mut rules = Vec::new();
     for resource in limit.windowed() {
+        let stated = limit.amount_of(&resource).unwrap_or_default();
         let main = Rule {
             name: limit.name.clone(),
-            amount: enforced(limit.amount_of(&resource).unwrap_or_default(), margin),
+            amount: enforced(stated, margin),
+            stated,
             resource,
             window_ms,
             smoothing: false,

@@ -7,12 +7,15 @@
 //! allot:1:{<org>}:h                              the head of the org
 //! allot:1:{<org>}:<window ms>[:c:<resource>]{:<attribute>:<id>}   a ledger; attributes are u (user), m (model), a.<name>
 //! allot:1:{<org>}:f<part><place>:<ledger>        a pool shared fairly: its state, its users (u), the heavy among them (h); place 0 to 2
+//! allot:1:{<org>}:o<place>:<ledger>              what others use of a pool that an upstream counts; place 0 to 2
 //! allot:1:{<org>}:i{:<attribute>:<id>}           slots for calls under way of a scope
 //! allot:1:{<org>}:c                              what operators have decided
 //! allot:1:{<org>}:a                              who decided what, when
 //! allot:1:{<org>}:r:<second>                     records of reservations that no ledger carries, by the second of their id
 //! allot:1:{<org>}:u                              subjects that were admitted lately
 //! allot:1:{<org>}:p                              processes that share the limits while Redis is away
+//! allot:1:{<org>}:x:<hash>                       images that were drawn for a request of the org
+//! allot:1:x:{<hash>}                             likewise, where all orgs share them
 //! allot:1:orgs                                   orgs that were
 //! ```
 
@@ -139,6 +142,11 @@ impl OrgKeys {
         ["f", "fu", "fh"].map(|part| format!("{}{part}{place}:{}", self.prefix, key.0))
     }
 
+    /// Where it lives what others use of a pool, one resource of one ledger.
+    pub(crate) fn others(&self, key: &LedgerKey, place: usize) -> String {
+        format!("{}o{place}:{}", self.prefix, key.0)
+    }
+
     pub(crate) fn controls(&self) -> String {
         format!("{}c", self.prefix)
     }
@@ -173,6 +181,19 @@ impl OrgKeys {
 /// Where the list of orgs lives: in no org's slot.
 #[cfg(feature = "redis")]
 pub(crate) const ORGS: &str = "allot:1:orgs";
+
+/// Where what was drawn for a request is kept, for one org or for all, by the hash of the request.
+#[cfg(all(feature = "redis", feature = "openai"))]
+pub(crate) fn cached_image(org: Option<&str>, hash: &[u8]) -> String {
+    let mut hex = String::with_capacity(2 * hash.len());
+    for byte in hash {
+        let _infallible = write!(hex, "{byte:02x}");
+    }
+    match org {
+        Some(org) => format!("{}x:{hex}", OrgKeys::new(org).prefix),
+        None => format!("allot:1:x:{{{hex}}}"),
+    }
+}
 
 /// Escapes what would end an id early: `{`, `}`, `:`, `%` and control bytes.
 fn escape(id: &str, key: &mut String) {

@@ -5,6 +5,7 @@
 
 mod book;
 mod look;
+mod others;
 mod roster;
 
 use std::collections::{HashMap, VecDeque};
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use self::{book::Book, roster::Roster};
 use crate::{
     calendar::{
-        Amounts, Ask, Ledger, earliest,
+        Amounts, Ask, Ledger, Others, earliest,
         fair::{HEAVY_PARTS, Pool, Standing},
         place_in_line,
         slots::Slots,
@@ -22,8 +23,9 @@ use crate::{
     clock::Clock,
     error::Error,
     store::{
-        AcquireRequest, Answer, AskedLedger, AskedSlots, Ending, Governed, Lease, LedgerState, Notes, ReservationId,
-        SettleRequest, Settled, StoredControls, Verdict,
+        AcquireRequest, Answer, AskedLedger, AskedSlots, Ending, Lease, LedgerState, Notes, ReservationId,
+        SettleRequest, Settled, Verdict,
+        governed::{Governed, StoredControls},
         keyspace::{LedgerKey, SlotsKey},
     },
 };
@@ -53,6 +55,8 @@ struct Org {
     expiring: VecDeque<(u64, ReservationId)>,
     /// Pools that are shared fairly, by their ledger and the resource's place in it.
     pools: HashMap<(LedgerKey, usize), Pool>,
+    /// What others use, by the ledger and the resource's place in it.
+    others: HashMap<(LedgerKey, usize), Others>,
     slots: HashMap<SlotsKey, Slots>,
     book: Book,
     roster: Roster,
@@ -412,6 +416,7 @@ impl Org {
         self.ledgers.retain(|_, ledger| ledger.last_at() + ledger.window() > now);
         self.slots.retain(|_, slots| slots.live(now) > 0);
         self.pools.retain(|_, pool| pool.expires_at() > now);
+        self.others.retain(|_, others| !others.is_over(now));
         self.records.retain(|_, record| record.expires_at > now);
         self.roster.prune(now);
         let records = &self.records;
@@ -419,6 +424,7 @@ impl Org {
         !(self.ledgers.is_empty()
             && self.records.is_empty()
             && self.pools.is_empty()
+            && self.others.is_empty()
             && self.slots.is_empty()
             && self.roster.is_empty()
             && self.book.is_empty())

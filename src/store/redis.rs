@@ -4,6 +4,8 @@
 //! module.
 
 mod address;
+#[cfg(feature = "openai")]
+mod cache;
 mod cluster;
 mod connect;
 mod continuity;
@@ -37,10 +39,12 @@ use self::{
     script::{CONTROLS, GOVERN, INSPECT, MEMBER, NOTE, OPEN, RENEW, Script, Scripts},
 };
 use crate::{
+    calendar::Held,
     clock::millis,
     error::Error,
     store::{
-        AcquireRequest, Answer, Governed, Lease, ReservationId, SettleRequest, Settled, StoredControls,
+        AcquireRequest, Answer, Lease, ObserveRequest, ReservationId, SettleRequest, Settled,
+        governed::{Governed, StoredControls},
         inspection::{InspectRequest, Inspected, Open, Owner},
         keyspace::{LedgerKey, ORGS, OrgKeys, SlotsKey, SubjectKey},
         loss::Loss,
@@ -259,6 +263,12 @@ impl RedisStore {
     pub(crate) async fn reset(&self, org: &str, ledgers: &[(LedgerKey, u64)]) -> Result<(), Error> {
         let packed = request::reset(&OrgKeys::new(org), ledgers);
         self.ask(self.scripts.control, &packed).await.map(drop)
+    }
+
+    pub(crate) async fn observe(&self, org: &str, request: &ObserveRequest) -> Result<Option<Held>, Error> {
+        let packed = request::observe(&OrgKeys::new(org), request);
+        let reply = self.ask(self.scripts.observe, &packed).await?;
+        reply::observed(&reply)
     }
 
     async fn ask(&self, script: &Script, packed: &Packed) -> Result<Vec<u8>, Error> {

@@ -5,8 +5,8 @@ use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 use allotment::{
     Acquire, ActiveControl, Admin, AuditRecord, Certainty, Control, Cost, Decision, Degraded, Denial, Diagnosis, Error,
     ErrorKind, Explanation, FailurePolicy, Finding, Inspection, Lease, Limit, LimitStatus, LimitUse, Limiter,
-    LimiterBuilder, ManualClock, OpenReservation, Outcome, PartUse, Permit, Policy, PolicySource, Preset, Reason,
-    Resource, Retry, RunError, Severity, StateLoss, Subject, UserUse,
+    LimiterBuilder, ManualClock, Observation, OpenReservation, Outcome, PartUse, Permit, Policy, PolicySource, Preset,
+    Reason, Resource, Retry, RunError, Severity, StateLoss, Subject, UserUse,
 };
 
 use crate::house::text;
@@ -201,14 +201,27 @@ async fn an_operator_decides_live() {
         Control::shadow("user"),
         Control::candidate("user", "images", 1),
         Control::bypass().lasting(MINUTE),
+        Control::cool_down("images").lasting(MINUTE),
     ] {
         admin.apply("acme", &control).await.unwrap();
     }
     admin.reset(&alice()).await.unwrap();
     admin.reset_limit(&alice(), "user").await.unwrap();
     let audit: Vec<AuditRecord> = admin.audit("acme", 100).await.unwrap();
-    assert_eq!((audit.len(), audit[0].by.as_str()), (10, "dana"));
+    assert_eq!((audit.len(), audit[0].by.as_str()), (11, "dana"));
     assert_eq!((Control::REASON_BYTES_MAX, Admin::BY_BYTES_MAX), (256, 128));
+}
+
+#[tokio::test]
+async fn an_upstream_says_what_it_counts_and_asks_for_a_pause() {
+    let pool = Policy::new().limit(Limit::new("pool").scope(["model"]).images(9).window(MINUTE));
+    let limiter = Limiter::builder().policy(pool).clock(ManualClock::new()).build().unwrap();
+    let permit = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap();
+    let told: Observation = Observation::new(&permit, "images", 5).out_of(9).window(MINUTE);
+    assert_eq!(limiter.observe(told).await.unwrap(), Some(3));
+    limiter.cool_down(&alice(), Resource::Images, MINUTE).await.unwrap();
+    let Outcome::Denied(denial) = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap() else { panic!() };
+    assert_eq!((denial.reason, denial.retry), (Reason::CoolDown, Retry::Estimate(MINUTE)));
 }
 
 #[tokio::test]
@@ -253,9 +266,9 @@ async fn a_call_waits_in_line_or_is_run() {
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, true));
     assert!(error.denial().is_some_and(|denial| !matches!(denial.retry, Retry::AskAgainAfter(_))));
     let bob = Subject::org("acme").user("bob");
-    let failed = limiter.run(&bob, Cost::images(1), |_permit| async { Err::<(), _>("down") }).await;
+    let failed = limiter.run(&bob, Cost::images(1), || async { Err::<(), _>("down") }).await;
     assert!(matches!(failed, Err(RunError::Call("down"))));
-    let never = limiter.run(&bob, Cost::images(2), |_permit| async { Ok::<_, Error>(()) }).await;
+    let never = limiter.run_with(&bob, Cost::images(2), |_permit| async { Ok::<_, Error>(()) }).await;
     assert!(matches!(never, Err(RunError::NotAdmitted(error)) if !error.is_retryable()));
 }
 

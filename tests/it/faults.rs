@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is wrong, what the scripts say, and what they say then.
-const FAULTS: [(&str, &str, &str); 41] = [
+const FAULTS: [(&str, &str, &str); 46] = [
     (
         "the fold bound is a 63rd of the window",
         "(F[x + 4] - F[x - 4]) * PARTS < log.window",
@@ -120,6 +120,12 @@ const FAULTS: [(&str, &str, &str); 41] = [
     ),
     ("a zombie's end is taken for good", "if checked and (not expires_at", "if false and (not expires_at"),
     ("a commit frees no slot", "slots[k].freed[id] = true", ""),
+    // what others use
+    ("what others use is held once more", "settle_log(log, held_at, held_at, estimate, { 0, 0, 0 })", ""),
+    ("what a call has found of others is taken for ours", "found = amount[i]", ""),
+    ("an older word is believed", "at < told_at or", ""),
+    ("an amount changes at any time", "and (now - since[levels]) * PARTS < w", "and false"),
+    ("what others use is held in a ledger that was emptied", "held_at <= log.reset_at or", ""),
 ];
 
 /// Steps within which a fault must show.

@@ -7,6 +7,8 @@ use std::{
 
 /// Above this, a file holds more than one concept.
 const LINES_MAX: usize = 450;
+/// How the image client reaches upstream.
+const TRANSPORT: &str = "src/openai/transport.rs";
 const CODE: &[&str] = &["src", "server", "lua", "tests", "examples", "benches"];
 
 /// All files under these directories with this extension, relative to the root of the package.
@@ -65,6 +67,8 @@ fn redis_is_named_only_below_its_store() {
         if path.starts_with("src/store/redis") || path == Path::new("src/store/redis.rs") {
             continue;
         }
+        // the image client speaks TLS of its own
+        let clients = if path == Path::new(TRANSPORT) { &clients[..2] } else { &clients[..] };
         for line in text(&path).lines().filter(|line| !line.trim_start().starts_with("//")) {
             // the store's own module is named redis too; a pool of the application's own is taken as it is
             let own = ["store::redis::", "redis::RedisStore", "deadpool_redis::Pool"]
@@ -73,6 +77,14 @@ fn redis_is_named_only_below_its_store() {
             let found = clients.iter().find(|client| own.contains(*client));
             assert_eq!(found, None, "{}: {line}", path.display());
         }
+    }
+}
+
+#[test]
+fn the_http_client_is_named_in_one_file() {
+    for path in sources(&["src"], "rs") {
+        let names = text(&path).lines().any(|line| !line.trim_start().starts_with("//") && line.contains("reqwest"));
+        assert_eq!(names, path == Path::new(TRANSPORT), "{}", path.display());
     }
 }
 

@@ -22,6 +22,7 @@ const FLOORS: &[&[&str]] = &[
     &["permit"],
     &["limiter"],
     &["admin"],
+    &["openai"],
     &["testing"],
 ];
 

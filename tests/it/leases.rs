@@ -181,14 +181,14 @@ async fn a_call_whose_lease_was_lost_is_told_and_keeps_its_charge() {
 async fn a_failed_call_whose_lease_was_lost_keeps_its_charge() {
     let (limiter, clock) = limiter(1);
     let alice = alice();
-    let fails = limiter.run(&alice, Cost::new(), async |permit| {
+    let fails = limiter.run_with(&alice, Cost::new(), async |permit| {
         clock.advance(Duration::from_secs(16));
         permit.lease().unwrap().lost().await;
         Err::<(), _>("the upstream was gone")
     });
     assert!(fails.await.is_err());
     assert_eq!(take(&limiter).await.limits()[0].used, 2, "the zombie's and this one");
-    let fails = limiter.run(&alice, Cost::new(), async |_permit| Err::<(), _>("at once"));
+    let fails = limiter.run(&alice, Cost::new(), async || Err::<(), _>("at once"));
     assert!(fails.await.is_err());
     assert_eq!(take(&limiter).await.limits()[0].used, 3, "one that had its slot gives back");
 }

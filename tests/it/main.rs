@@ -4,6 +4,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failed fixture is a failed test")]
 
 mod api;
+#[cfg(feature = "openai")]
+mod api_openai;
 mod bookings;
 mod connections;
 mod controls;
@@ -12,9 +14,12 @@ mod engines;
 mod exactly_once;
 mod fairness;
 mod faults;
+mod feedback;
 mod fixtures;
 mod histories;
 mod house;
+#[cfg(feature = "openai")]
+mod image_client;
 mod inspection;
 mod layers;
 mod leases;

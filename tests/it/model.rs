@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use allotment::{
     ManualClock,
-    testing::{RawAcquire, RawAnswer, RawAsk, RawFair, RawLedger, RawSettle, RawStore, RawVerdict},
+    testing::{RawAcquire, RawAnswer, RawAsk, RawFair, RawLedger, RawSettle, RawStore, RawTold, RawVerdict},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
@@ -45,6 +45,8 @@ struct History {
     slots: [Option<u64>; 2],
     /// The controls that requests are planned by, if the org has any at times.
     controls: Option<(u64, Option<u64>)>,
+    /// What an upstream tells, if it does: drawn by itself, so that all else is as it would be without.
+    told: Option<StdRng>,
     made: Vec<Made>,
     /// A time at which something changes: of a denial or of a place.
     turning_at: u64,
@@ -112,6 +114,7 @@ impl History {
             scale,
             pace_ms: pace_ms.max(1),
             steps: if busy { 600 } else { *[60, 200, 600].choose(&mut random).unwrap() },
+            told: seed.is_multiple_of(4).then(|| StdRng::seed_from_u64(seed)),
             made: Vec::new(),
             turning_at: 0,
             random,
@@ -201,12 +204,38 @@ impl History {
             let model = self.memory.govern(&self.org, id, text, after).await.unwrap();
             assert_eq!(model, redis.govern(&self.org, id, text, after).await.unwrap(), "{at}: {id} {text:?}");
         }
+        if let Some(random) = self.told.as_mut().filter(|_| self.controls.is_some()) {
+            let after = *[50, 1_000, 1_050, 1_150, 20_000].choose(random).unwrap();
+            let id = *["a", "b", "hinted"].choose(random).unwrap();
+            let model = self.memory.hint(&self.org, id, "{}", after).await.unwrap();
+            assert_eq!(model, redis.hint(&self.org, id, "{}", after).await.unwrap(), "{at}: hint {id} of {after} ms");
+        }
         if self.random.random_bool(0.8) {
             let (version, controls) = self.memory.controls(&self.org).await.unwrap();
             assert_eq!((version, controls.clone()), redis.controls(&self.org).await.unwrap(), "{at}");
             let until = controls.iter().filter_map(|(_, expires_at)| *expires_at).min();
             self.controls = Some((version, until));
         }
+    }
+
+    /// Tells what an upstream has counted when a call was admitted, now or a while ago.
+    async fn tell(&mut self, redis: &RawStore, ledgers: &[RawLedger], at: &str) {
+        let Some(random) = &mut self.told else { return };
+        if random.random_bool(0.7) {
+            return;
+        }
+        let ledger = ledgers.choose(random).unwrap();
+        let (now, entries) = self.memory.entries(&self.org, std::slice::from_ref(ledger)).await.unwrap();
+        let (window, place) = (ledger.window_ms, random.random_range(0..3));
+        let past = entries[0].iter().filter(|(at, _)| *at <= now && at + window > now);
+        let held: u64 = past.map(|(_, amounts)| amounts[place]).sum();
+        let used = *[held, held, held / 2, held + 1].choose(random).unwrap();
+        let counted = *[used, used + 1, used + 20, used.saturating_sub(3), 0].choose(random).unwrap();
+        let late = *[0, 1, 5, window / 64, window / 3, window - 1, window].choose(random).unwrap();
+        let told = RawTold { place, counted, used, at: (now + random.random_range(0..3)).saturating_sub(late) };
+        let model = self.memory.observe(&self.org, ledger, &told).await.unwrap();
+        let lua = redis.observe(&self.org, ledger, &told).await.unwrap_or_else(|error| panic!("{at}: {error:?}"));
+        assert_eq!(model, lua, "{at}: {told:?} of {ledger:?}");
     }
 
     fn settlement(&mut self) -> Option<RawSettle> {
@@ -273,6 +302,9 @@ pub(super) async fn run(seed: u64, server: &ClockedServer, redis: &RawStore) -> 
         let at = format!("seed {seed} step {step}");
         if history.controls.is_some() && history.random.random_bool(0.1) {
             history.govern(redis, &at).await;
+        }
+        if stepped.is_none() {
+            history.tell(redis, &ledgers, &at).await;
         }
         let choice = if stepped.is_some() { 0 } else { history.random.random_range(0..100) };
         let done: Box<dyn std::fmt::Debug> = match choice {

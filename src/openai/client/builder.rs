@@ -2,13 +2,19 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Core, ImageClient};
+use super::{Access, Core, ImageClient};
 use crate::{
     limiter::Limiter,
     openai::{
+        access::{AccessRules, Account},
+        cache::{Cache, key::CacheKey},
         error::ImageError,
         estimate::Estimator,
+        feedback::Pace,
+        flight::Flights,
         models::Models,
+        profile::Profile,
+        response::Images,
         retry::{Retries, RetryPolicy},
         route::{
             Route,
@@ -30,6 +36,10 @@ pub struct ImageClientBuilder {
     models: Option<Models>,
     estimator: Option<Estimator>,
     retry: RetryPolicy,
+    profile: Option<Profile>,
+    access: Option<Access>,
+    cache: Option<Cache>,
+    flights: Option<Flights<CacheKey, Images, ImageError>>,
     max_wait: Duration,
     bounds: Bounds,
 }
@@ -51,6 +61,10 @@ impl ImageClientBuilder {
             models: None,
             estimator: None,
             retry: RetryPolicy::new(),
+            profile: None,
+            access: None,
+            cache: None,
+            flights: None,
             max_wait: Duration::from_secs(60),
             bounds,
         }
@@ -113,6 +127,31 @@ impl ImageClientBuilder {
         self
     }
 
+    /// How good images need to be here. Default: as they are asked for.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(profile);
+        self
+    }
+
+    /// The account that the keys belong to, and the rules that it is checked by before each call. Default: nothing is checked.
+    pub fn access(mut self, rules: AccessRules, account: Account) -> Self {
+        self.access = Some(Access { rules, account });
+        self
+    }
+
+    /// Where answers are kept for requests that are equal. Default: nowhere.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Lets equal requests at the same time make one call, which is charged to one of them. Streams make their own. Default: each makes its
+    /// own.
+    pub fn single_flight(mut self) -> Self {
+        self.flights = Some(Flights::default());
+        self
+    }
+
     /// How long a call waits in all: for quota, and between attempts. Default: 60 s.
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = max_wait;
@@ -166,6 +205,11 @@ impl ImageClientBuilder {
             models,
             estimator,
             retries: Retries::new(self.retry),
+            pace: Pace::default(),
+            profile: self.profile,
+            access: self.access,
+            cache: self.cache,
+            flights: self.flights,
             max_wait: self.max_wait,
         };
         Ok(ImageClient { core: Arc::new(core) })

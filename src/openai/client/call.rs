@@ -45,6 +45,16 @@ pub(super) struct Terms {
     pub(super) expected: Option<Cost>,
 }
 
+/// What is asked of a client.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) subject: &'a Subject,
+    pub(super) request: &'a ImageRequest,
+    pub(super) terms: &'a Terms,
+    /// Where events are told, if the caller wants them.
+    pub(super) events: Option<&'a Events>,
+}
+
 impl ImageCall {
     pub(super) fn new(client: ImageClient, subject: Subject, request: ImageRequest) -> Self {
         Self { client, subject, request, terms: Terms::default() }
@@ -74,7 +84,8 @@ impl ImageCall {
     }
 
     async fn serve(&self, events: Option<&Events>) -> Result<Images, ImageError> {
-        self.client.serve(&self.subject, &self.request, &self.terms, events).await
+        let Self { client, subject, request, terms } = self;
+        client.serve(Asked { subject, request, terms, events }).await
     }
 }
 

@@ -7,14 +7,19 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::{Core, call::Terms};
+use super::{
+    Core,
+    call::{Asked, Terms},
+};
 use crate::{
     cost::Cost,
+    decision::Decision,
     limiter::{Limiter, Outcome},
     openai::{
         attempt::{Attempt, Made},
         error::ImageError,
         estimate::Estimate,
+        feedback::Sharing,
         refusal::RefusalKind,
         request::ImageRequest,
         response::{FailedRoute, Images, Served},
@@ -22,7 +27,8 @@ use crate::{
             capability::{Delivery, Need},
             choice::Moment,
             state::{RouteState, SPEND},
-            walk::{Admission, Journal, Stuck, Walked, Walker, walk},
+            walk::walk,
+            walker::{Admission, Journal, Stuck, Walked, Walker},
         },
         stream::Events,
     },
@@ -50,15 +56,9 @@ pub(super) struct Serving<'a> {
 
 impl<'a> Serving<'a> {
     /// Checks the request, and estimates what it costs.
-    pub(super) fn new(
-        core: &'a Core,
-        subject: &Subject,
-        request: &'a ImageRequest,
-        terms: &'a Terms,
-        events: Option<&'a Events>,
-    ) -> Result<Self, ImageError> {
-        let model = request.model.as_deref().or(core.model.as_deref());
-        let model = model.ok_or_else(|| ImageError::invalid("model: neither the request nor the client names one"))?;
+    pub(super) fn new(core: &'a Core, asked: Asked<'a>) -> Result<Self, ImageError> {
+        let Asked { subject, request, terms, events } = asked;
+        let model = core.model_of(request)?;
         let known = core.models.get(model);
         if let Some(why) = known.refuses(request) {
             return Err(ImageError::invalid(why));
@@ -66,13 +66,22 @@ impl<'a> Serving<'a> {
         let estimate = core.estimator.estimate(model, request)?;
         let subject = subject.clone().model(known.pool());
         let need = Need::of(model, request, if events.is_some() { Delivery::Stream } else { Delivery::Whole });
-        let limiter =
-            terms.class.as_ref().map_or_else(|| core.limiter.clone(), |class| core.limiter.priority(Arc::clone(class)));
+        let of_class = |class: &Arc<str>| core.limiter.priority(Arc::clone(class));
+        let limiter = terms.class.as_ref().map_or_else(|| core.limiter.clone(), of_class);
         Ok(Self { core, limiter, terms, subject, request, need, estimate, events, journal: Journal::default() })
     }
 
-    pub(super) fn model(&self) -> &'a str {
-        self.need.model
+    /// How long it would wait for quota, on the route where that is shortest. A round trip per route, until one has room.
+    pub(super) async fn wait(&mut self) -> Result<Duration, ImageError> {
+        let mut shortest = Duration::MAX;
+        for route in self.order().await? {
+            let (subject, cost) = (route.subject(&self.subject), self.cost(&route));
+            match self.limiter.peek(&subject, cost).await? {
+                Decision::Allowed(_) => return Ok(Duration::ZERO),
+                Decision::Denied(denial) => shortest = shortest.min(denial.retry_after().unwrap_or(Duration::MAX)),
+            }
+        }
+        Ok(shortest)
     }
 
     pub(super) async fn serve(mut self) -> Result<Images, ImageError> {
@@ -149,6 +158,11 @@ impl<'a> Serving<'a> {
         is_refused && self.need.delivery == Delivery::Stream && !can(Delivery::Stream) && can(Delivery::Whole)
     }
 
+    fn sharing(&self, route: &RouteState) -> Sharing {
+        let of_org = self.core.routes.all().iter().filter(|other| other.route().org == route.route().org);
+        if of_org.count() > 1 { Sharing::Shared } else { Sharing::Alone }
+    }
+
     fn note(&mut self, journal: Journal) {
         self.journal.failed.extend(journal.failed);
         self.journal.attempts += journal.attempts;
@@ -219,6 +233,8 @@ impl Walker for Serving<'_> {
             estimator: &self.core.estimator,
             route: route.route(),
             subject: &subject,
+            sharing: self.sharing(route),
+            pace: &self.core.pace,
             need: self.need,
             request: self.request,
             estimate: &self.estimate,

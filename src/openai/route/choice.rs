@@ -2,7 +2,7 @@
 //!
 //! Invariant: the order is a function of the call, a moment and a seed. A route that cannot serve the call is not in it.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::{task::JoinSet, time::Instant};
@@ -16,7 +16,8 @@ use crate::{
         route::{
             Route,
             capability::Need,
-            state::{RouteState, RouteStatus, Standing},
+            rank::{Ranked, badness_by_score, weighted},
+            state::{RouteState, RouteStatus},
         },
     },
     subject::Subject,
@@ -213,43 +214,6 @@ fn share_left(decision: &Decision) -> f64 {
     binding.map(|status| status.remaining as f64 / status.limit.max(1) as f64).fold(1.0, f64::min)
 }
 
-/// A route and what decides about its place: less comes first.
-struct Ranked<'a> {
-    badness: f64,
-    priority: u8,
-    draw: f64,
-    state: &'a Arc<RouteState>,
-}
-
-impl Ranked<'_> {
-    fn compare(&self, other: &Self) -> Ordering {
-        self.badness
-            .total_cmp(&other.badness)
-            .then(self.priority.cmp(&other.priority))
-            .then(self.draw.total_cmp(&other.draw))
-    }
-}
-
-fn badness_by_score(standing: Standing) -> f64 {
-    match standing {
-        Standing { score: Some(score), .. } => -score,
-        // one call measures it; the others go where it is known to be good
-        Standing { score: None, under_way: 0 } => f64::NEG_INFINITY,
-        Standing { score: None, .. } => 0.0,
-    }
-}
-
-/// Comes first as often as its weight says, of all weights.
-///
-/// # Source
-///
-/// Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006.
-fn weighted(draws: &mut fastrand::Rng, weight: u32) -> f64 {
-    // of 0 to 1 without 0
-    let draw = 1.0 - draws.f64();
-    -draw.ln() / f64::from(weight)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -345,6 +309,12 @@ mod tests {
         let moment = Moment { now: Instant::now(), seed: 1, shares: &[] };
         let unlisted = routes().at_most(200_000).order(&need(), &estimate(None), &moment);
         assert_eq!(unlisted.len(), 1, "nobody knows what the others cost");
+        let unbounded = routes().order(&need(), &estimate(None), &moment);
+        assert_eq!(&**unbounded[0].name(), "cheap");
+        let unknown_first =
+            Routes::new([route("unknown"), route("known").priority(1).price(RoutePrice::PerImage { micros: 9 })]);
+        let order = unknown_first.unwrap().by(Strategy::Cheapest).order(&need(), &estimate(None), &moment);
+        assert_eq!(&**order[0].name(), "known", "one without a price comes last");
         let none = routes().at_most(1).no_route(&need(), &estimate(Some(200_000)), moment.now);
         let error = ImageError::from(none);
         assert_eq!(error.kind(), ImageErrorKind::Invalid);

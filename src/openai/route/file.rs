@@ -70,7 +70,6 @@ impl RoutesFile {
     }
 
     /// The routes.
-    #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }

@@ -5,10 +5,15 @@
 //!
 //! Lacks retries of a whole walk, and pauses between them: those are the client's.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow::{self, Break, Continue},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
+pub(in crate::openai) use crate::openai::route::walker::{Admission, Journal, Stuck, Walked, Walker};
 use crate::{
     decision::{Denial, Retry},
     error::Error,
@@ -22,73 +27,6 @@ use crate::{
         },
     },
 };
-
-/// Takes quota, and makes calls.
-pub(in crate::openai) trait Walker: Sync {
-    /// What a call is made with. Dropped unused it keeps its charge.
-    type Permit: Send;
-    /// What a call comes to.
-    type Served: Send;
-
-    /// Takes the quota for a call there now, or says when it could.
-    ///
-    /// An error ends the walk: without the limiter no route can be asked.
-    fn admit(
-        &self,
-        route: &Arc<RouteState>,
-    ) -> impl Future<Output = Result<Admission<Self::Permit>, ImageError>> + Send;
-
-    /// Takes it by standing in line for at most so long.
-    fn wait(
-        &self,
-        route: &Arc<RouteState>,
-        wait_max: Duration,
-    ) -> impl Future<Output = Result<Self::Permit, ImageError>> + Send;
-
-    /// Makes the call, and settles its permit.
-    fn attempt(
-        &self,
-        route: &Arc<RouteState>,
-        permit: Self::Permit,
-    ) -> impl Future<Output = Result<Self::Served, ImageError>> + Send;
-}
-
-/// What a route's limits say to a call.
-#[derive(Debug)]
-pub(in crate::openai) enum Admission<P> {
-    Admitted(P),
-    Denied(Denial),
-}
-
-/// A route has served the call, or begun to.
-#[derive(Debug)]
-#[must_use = "the route learns how it did by its passage"]
-pub(in crate::openai) struct Walked<T> {
-    pub(in crate::openai) served: T,
-    pub(in crate::openai) route: Arc<RouteState>,
-    /// To be ended when the whole answer is there, or fails to come.
-    pub(in crate::openai) passage: Passage,
-    pub(in crate::openai) journal: Journal,
-}
-
-/// No route has served it.
-#[derive(Debug)]
-pub(in crate::openai) struct Stuck {
-    /// Of those that may end otherwise later, the one that does so first; else that of the first route.
-    pub(in crate::openai) error: ImageError,
-    pub(in crate::openai) journal: Journal,
-}
-
-/// What happened on the way.
-#[derive(Debug, Default)]
-pub(in crate::openai) struct Journal {
-    /// Routes that did not serve it, in order.
-    pub(in crate::openai) failed: Vec<FailedRoute>,
-    /// Calls made.
-    pub(in crate::openai) attempts: u32,
-    /// Spent in line.
-    pub(in crate::openai) waited: Duration,
-}
 
 /// Asks routes in this order, and waits in line where the wait is shortest if all are out of quota. `wait_max` is for all waits together.
 ///
@@ -106,26 +44,37 @@ pub(in crate::openai) async fn walk<W: Walker>(
     wait_max: Duration,
 ) -> Result<Walked<W::Served>, Stuck> {
     let mut walk = Walk { walker, need, journal: Journal::default(), errors: Vec::new() };
+    // without another route there is nothing to pass by for: a place in line is asked for at once
+    if let [route] = order
+        && !wait_max.is_zero()
+    {
+        let end = match route.enter(Instant::now()) {
+            Some(passage) => walk.line_up(route, passage, wait_max).await,
+            None => Continue(()),
+        };
+        return match end {
+            Break(end) => walk.ended(route, end),
+            Continue(()) => Err(walk.stuck()),
+        };
+    }
     let mut lines = Vec::new();
     for route in order {
         let Some(passage) = route.enter(Instant::now()) else {
             walk.passed_by(route, "another call is finding out whether it works again");
             continue;
         };
-        let permit = match walker.admit(route).await {
-            Ok(Admission::Admitted(permit)) => permit,
+        match walker.admit(route).await {
+            Ok(Admission::Admitted(permit)) => {
+                if let Break(end) = walk.attempt(route, passage, permit).await {
+                    return walk.ended(route, end);
+                }
+            }
             Ok(Admission::Denied(denial)) => {
                 walk.passed_by(route, &format!("no quota: {denial}"));
                 lines.extend(wait_of(&denial).map(|wait| (wait, Instant::now(), route)));
                 walk.errors.push(Error::from(denial).into());
-                continue;
             }
             Err(error) => return Err(walk.ended_by(error)),
-        };
-        match walk.attempt(route, passage, permit).await {
-            Attempted::Served(served, passage) => return Ok(walk.done(served, route, passage)),
-            Attempted::Failed(error) => walk.errors.push(error),
-            Attempted::Stopped(error) => return Err(walk.ended_by(error)),
         }
     }
     lines.sort_by_key(|(wait, ..)| *wait);
@@ -135,21 +84,8 @@ pub(in crate::openai) async fn walk<W: Walker>(
             continue;
         }
         let Some(passage) = route.enter(Instant::now()) else { continue };
-        let began = Instant::now();
-        let admitted = walker.wait(route, left).await;
-        walk.journal.waited += began.elapsed();
-        let permit = match admitted {
-            Ok(permit) => permit,
-            Err(error) if error.limiter().is_some_and(|error| error.denial().is_some()) => {
-                walk.errors.push(error);
-                continue;
-            }
-            Err(error) => return Err(walk.ended_by(error)),
-        };
-        match walk.attempt(route, passage, permit).await {
-            Attempted::Served(served, passage) => return Ok(walk.done(served, route, passage)),
-            Attempted::Failed(error) => walk.errors.push(error),
-            Attempted::Stopped(error) => return Err(walk.ended_by(error)),
+        if let Break(end) = walk.line_up(route, passage, left).await {
+            return walk.ended(route, end);
         }
     }
     Err(walk.stuck())
@@ -162,32 +98,60 @@ struct Walk<'a, W> {
     errors: Vec<ImageError>,
 }
 
-enum Attempted<T> {
-    Served(T, Passage),
-    /// Another route may serve it.
-    Failed(ImageError),
-    /// None should be asked.
-    Stopped(ImageError),
-}
+/// What a route served, and how it learns how it did; or the error that ends the walk.
+type End<T> = Result<(T, Passage), ImageError>;
 
 impl<W: Walker> Walk<'_, W> {
-    async fn attempt(&mut self, route: &Arc<RouteState>, passage: Passage, permit: W::Permit) -> Attempted<W::Served> {
+    /// Waits in the line of a route, and makes the call there. Goes on if another route may serve it.
+    async fn line_up(
+        &mut self,
+        route: &Arc<RouteState>,
+        passage: Passage,
+        patience: Duration,
+    ) -> ControlFlow<End<W::Served>> {
+        let began = Instant::now();
+        let admitted = self.walker.wait(route, patience).await;
+        self.journal.waited += began.elapsed();
+        match admitted {
+            Ok(permit) => self.attempt(route, passage, permit).await,
+            Err(error) if is_denial(&error) => {
+                self.errors.push(error);
+                Continue(())
+            }
+            Err(error) => Break(Err(error)),
+        }
+    }
+
+    /// Goes on if another route may serve the call.
+    async fn attempt(
+        &mut self,
+        route: &Arc<RouteState>,
+        passage: Passage,
+        permit: W::Permit,
+    ) -> ControlFlow<End<W::Served>> {
         self.journal.attempts += 1;
         let error = match self.walker.attempt(route, permit).await {
-            Ok(served) => return Attempted::Served(served, passage),
+            Ok(served) => return Break(Ok((served, passage))),
             Err(error) => error,
         };
         let lacks = passage.failed(&error, self.need);
         self.passed_by(route, &error.to_string());
-        if lacks || another_may_serve(&error) { Attempted::Failed(error) } else { Attempted::Stopped(error) }
+        if !lacks && !another_may_serve(&error) {
+            return Break(Err(error));
+        }
+        self.errors.push(error);
+        Continue(())
     }
 
     fn passed_by(&mut self, route: &RouteState, why: &str) {
         self.journal.failed.push(FailedRoute { route: Arc::clone(route.name()), why: why.to_owned() });
     }
 
-    fn done<T>(self, served: T, route: &Arc<RouteState>, passage: Passage) -> Walked<T> {
-        Walked { served, route: Arc::clone(route), passage, journal: self.journal }
+    fn ended(self, route: &Arc<RouteState>, end: End<W::Served>) -> Result<Walked<W::Served>, Stuck> {
+        match end {
+            Ok((served, passage)) => Ok(Walked { served, route: Arc::clone(route), passage, journal: self.journal }),
+            Err(error) => Err(self.ended_by(error)),
+        }
     }
 
     fn ended_by(self, error: ImageError) -> Stuck {
@@ -211,6 +175,10 @@ fn wait_of(denial: &Denial) -> Option<Duration> {
         Retry::After(wait) | Retry::Estimate(wait) | Retry::AskAgainAfter(wait) => Some(wait),
         Retry::Never { .. } => None,
     }
+}
+
+fn is_denial(error: &ImageError) -> bool {
+    error.limiter().is_some_and(|error| error.denial().is_some())
 }
 
 /// Whether another route may serve what this one did not, without anything being done twice.
@@ -310,6 +278,9 @@ mod tests {
                 tokio::time::sleep(wait).await;
                 return Ok(self.next(route));
             }
+            if let Does::Never = does {
+                return Err(Error::from(denial(Retry::Never { over_by: 1 })).into());
+            }
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok(does)
         }
@@ -377,6 +348,14 @@ mod tests {
         let walked = stage.walk(10).await.unwrap();
         assert_eq!((&*walked.served, walked.journal.waited), ("b", Duration::from_secs(3)));
         assert_eq!(stage.asked(), ["admit a", "admit b", "admit c", "wait b", "attempt b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_is_the_only_one_is_asked_for_a_place_at_once() {
+        let stage = stage(&[("a", &[Deny(3), Serve])]);
+        let walked = stage.walk(10).await.unwrap();
+        assert_eq!((&*walked.served, walked.journal.waited), ("a", Duration::from_secs(3)));
+        assert_eq!(stage.asked(), ["wait a", "attempt a"]);
     }
 
     #[tokio::test(start_paused = true)]

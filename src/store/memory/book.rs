@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     error::Error,
-    store::{AuditEntry, Governed, StoredControls},
+    store::governed::{AuditEntry, Governed, Manner, StoredControls},
 };
 
 /// The most controls of an org.
@@ -48,6 +48,12 @@ impl Book {
         if change.control.is_some() && !self.controls.contains_key(&change.id) && self.controls.len() >= CONTROLS_MAX {
             return Err(Error::invalid(format!("an org has at most {CONTROLS_MAX} controls: remove some")));
         }
+        if change.manner == Manner::Hinted
+            && let (Some(old), Some(after)) = (self.controls.get(&change.id), change.after_ms)
+            && old.expires_at.is_none_or(|ends_at| ends_at + Governed::slack_ms(after) >= now + after)
+        {
+            return Ok(false);
+        }
         let old = self.controls.remove(&change.id);
         let changed = !change.id.is_empty() && (change.control.is_some() || old.is_some());
         if changed {
@@ -63,7 +69,7 @@ impl Book {
             self.forgotten_at = 0;
         }
         self.version(now);
-        if changed || change.id.is_empty() {
+        if change.manner == Manner::Decided && (changed || change.id.is_empty()) {
             let (old, new) = (old.map(|old| old.text).unwrap_or_default(), change.control.clone().unwrap_or_default());
             let (by, what) = (change.by.clone(), change.what.clone());
             self.audit.push_front(AuditEntry { at: now, by, what, old, new });

@@ -1,10 +1,11 @@
 //! How a reply of the scripts is read. `lua/acquire.lua`, `lua/settle.lua` and `lua/README.md` have the layouts.
 
 use crate::{
-    calendar::fair::Standing,
+    calendar::{Held, fair::Standing},
     error::{Error, ErrorKind},
     store::{
-        AcquireRequest, Answer, AuditEntry, LedgerState, Settled, StoredControls, Verdict,
+        AcquireRequest, Answer, LedgerState, Settled, Verdict,
+        governed::{AuditEntry, StoredControls},
         member::Membership,
         redis::continuity::{Epoch, Known},
     },
@@ -143,6 +144,17 @@ pub(crate) fn controls(bytes: &[u8]) -> Result<StoredControls, Error> {
     };
     let audit = (0..count).map(|_| entry(&mut reader)).collect::<Result<_, Error>>()?;
     Ok(StoredControls { now, version, controls, audit })
+}
+
+pub(crate) fn observed(bytes: &[u8]) -> Result<Option<Held>, Error> {
+    let mut reader = Reader(bytes);
+    let (code, before, now) = (reader.number(1)?, reader.number(6)?, reader.number(6)?);
+    match code {
+        1 => Ok(Some(Held { before, now })),
+        2 => Ok(None),
+        6 => Err(Error::invalid("an amount is out of range: 0 to 2^47")),
+        _ => Err(unreadable("an answer of the script has an unknown code")),
+    }
 }
 
 pub(crate) fn renewed(bytes: &[u8], leases: usize) -> Result<Vec<bool>, Error> {

@@ -7,7 +7,8 @@ use redis::Cmd;
 use crate::{
     calendar::ENTRY_MAX,
     store::{
-        AcquireRequest, Ending, FairAsk, Governed, Lease, Notes, ReservationId, SettleRequest,
+        AcquireRequest, Ending, FairAsk, Lease, Notes, ObserveRequest, ReservationId, SettleRequest,
+        governed::{Governed, Manner},
         inspection::{InspectRequest, Owner},
         keyspace::{LedgerKey, OrgKeys, SlotsKey},
         member::Beat,
@@ -180,7 +181,12 @@ pub(crate) fn beat(org: &OrgKeys, beat: &Beat) -> Packed {
 pub(crate) fn govern(org: &OrgKeys, change: &Governed) -> Packed {
     let control = change.control.as_deref().unwrap_or_default();
     let after = change.after_ms.unwrap_or(0).to_string();
-    let arguments = [&change.id, control, &after, &change.by, &change.what].map(|text| text.as_bytes().to_vec());
+    let manner = match change.manner {
+        Manner::Decided => "decided",
+        Manner::Hinted => "hinted",
+    };
+    let arguments =
+        [&change.id, control, &after, &change.by, &change.what, manner].map(|text| text.as_bytes().to_vec());
     Packed { keys: vec![org.head(), org.controls(), org.audit()], arguments: arguments.into() }
 }
 
@@ -223,6 +229,20 @@ pub(crate) fn reset(org: &OrgKeys, ledgers: &[(LedgerKey, u64)]) -> Packed {
     }
     let bytes = keys.header(0);
     keys.packed(org, bytes)
+}
+
+pub(crate) fn observe(org: &OrgKeys, request: &ObserveRequest) -> Packed {
+    let ObserveRequest { ledger, window_ms, told } = request;
+    let mut keys = Keys::default();
+    keys.ledger(ledger, *window_ms, false);
+    let mut bytes = keys.header(0);
+    put(&mut bytes, told.place as u64 + 1, 1);
+    for figure in [told.counted, told.used, told.at] {
+        put(&mut bytes, figure.min(ENTRY_MAX), 6);
+    }
+    let mut packed = keys.packed(org, bytes);
+    packed.keys.push(org.others(ledger, told.place));
+    packed
 }
 
 /// The keys of one call, each once, and their places in `KEYS`.

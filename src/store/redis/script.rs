@@ -56,6 +56,7 @@ static ACQUIRE: Script = script!(
 );
 static SETTLE: Script = script!("lib/lease.lua", "settle.lua", rest "lib/settle_in_full.lua");
 static CONTROL: Script = script!("lib/read.lua", "lib/records.lua", "lib/log.lua", "control.lua", "lib/write.lua");
+static OBSERVE: Script = script!("lib/read.lua", "lib/records.lua", "lib/log.lua", "observe.lua", "lib/write.lua");
 pub(crate) static INSPECT: Script = script!("lib/clock.lua", "inspect.lua");
 pub(crate) static GOVERN: Script = script!("lib/clock.lua", "govern.lua");
 pub(crate) static CONTROLS: Script = script!("lib/clock.lua", "controls.lua");
@@ -70,6 +71,7 @@ pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static Script)> {
         ("acquire", &ACQUIRE),
         ("settle", &SETTLE),
         ("control", &CONTROL),
+        ("observe", &OBSERVE),
         ("inspect", &INSPECT),
         ("govern", &GOVERN),
         ("controls", &CONTROLS),
@@ -87,11 +89,12 @@ pub(crate) struct Scripts {
     pub(crate) acquire: &'static Script,
     pub(crate) settle: &'static Script,
     pub(crate) control: &'static Script,
+    pub(crate) observe: &'static Script,
 }
 
 impl Scripts {
     /// As they are shipped.
-    pub(crate) const SHIPPED: Self = Self { acquire: &ACQUIRE, settle: &SETTLE, control: &CONTROL };
+    pub(crate) const SHIPPED: Self = Self { acquire: &ACQUIRE, settle: &SETTLE, control: &CONTROL, observe: &OBSERVE };
 
     /// With every `find` replaced; `None` if there is none. The texts are never freed.
     #[cfg(feature = "testing")]
@@ -101,10 +104,10 @@ impl Scripts {
             let text: &'static str = script.text.replace(find, replace).leak();
             Box::leak(Box::new(Script { text, digest: OnceLock::new() }))
         };
-        let found = [shipped.acquire, shipped.settle, shipped.control].iter().any(|script| script.text.contains(find));
-        let planted =
-            || Self { acquire: plant(shipped.acquire), settle: plant(shipped.settle), control: plant(shipped.control) };
-        found.then(planted)
+        let Self { acquire, settle, control, observe } = shipped;
+        let found = [acquire, settle, control, observe].iter().any(|script| script.text.contains(find));
+        let [acquire, settle, control, observe] = [acquire, settle, control, observe].map(plant);
+        found.then_some(Self { acquire, settle, control, observe })
     }
 }
 

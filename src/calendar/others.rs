@@ -1,0 +1,225 @@
+//! What others use of a pool that an upstream counts: strangers, of whom only upstream knows.
+//!
+//! Invariant: others use what upstream had counted, less what we had used when the call was admitted whose answer told so. The ledger holds
+//! that as one charge. Each observation renews it at its own time, so that no place is promised on the hope that they stop; it leaves a
+//! window after the last one.
+
+use crate::calendar::{Ledger, PARTS};
+
+/// What others use of one resource of one ledger, as far as upstream has told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Others {
+    /// When the call was admitted whose answer was heard last: what is older tells nothing new.
+    told_at: u64,
+    /// When the charge was made that the ledger holds.
+    held_at: u64,
+    /// Two windows later: by then no call of the last window can have found it.
+    over_at: u64,
+    /// How much was held since when, as far as a call of the last window may have found it: a 64th of the window apart, or more.
+    levels: Vec<Level>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Level {
+    since: u64,
+    amount: u64,
+}
+
+/// What the answer to one call told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The resource's place in the ledger.
+    pub(crate) place: usize,
+    /// What upstream had counted, in the limit's own terms: its amount less what upstream says remains.
+    pub(crate) counted: u64,
+    /// What the ledger held when the call was admitted.
+    pub(crate) used: u64,
+    /// When that was.
+    pub(crate) at: u64,
+}
+
+/// What the ledger holds for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) before: u64,
+    pub(crate) now: u64,
+}
+
+impl Others {
+    /// Renews what the ledger holds for others; `None` if nothing new was told. The ledger has advanced to `now`.
+    ///
+    /// Nothing new is told by what is older than a window or than what was heard last; at the very millisecond of a change, as nobody knows
+    /// which of the two the call had found; and as to the amount within a 64th of a window of a change, so that the changes can be
+    /// remembered.
+    pub(crate) fn observe(&mut self, ledger: &mut Ledger, told: &Told, now: u64) -> Option<Held> {
+        let (window, at) = (ledger.window(), told.at.min(now));
+        let mut levels = self.levels_of(ledger, now);
+        let last = levels.last().copied();
+        let before = last.map_or(0, |level| level.amount);
+        let found = levels.iter().rev().find(|level| level.since < at).map_or(0, |level| level.amount);
+        let others = told.counted.saturating_sub(told.used.saturating_sub(found));
+        let is_old = at + window <= now || at < self.told_at;
+        let is_unclear = levels.iter().any(|level| level.since == at);
+        let is_too_soon = others != before && last.is_some_and(|last| (now - last.since) * PARTS < window);
+        if is_old || is_unclear || is_too_soon {
+            return None;
+        }
+        let amounts = |amount| std::array::from_fn(|place| if place == told.place { amount } else { 0 });
+        if before > 0 {
+            ledger.settle(self.held_at, self.held_at, amounts(before), [0; 3]);
+        }
+        if others > 0 {
+            ledger.add(now, amounts(others));
+        }
+        if others != before {
+            levels.push(Level { since: now, amount: others });
+        }
+        let forgotten = levels.iter().skip(1).take_while(|next| next.since + window <= now).count();
+        levels.drain(..forgotten);
+        *self = Self { told_at: at, held_at: now, over_at: now + 2 * window, levels };
+        Some(Held { before, now: others })
+    }
+
+    /// Whether it tells nothing any more of what a call of the last window has found.
+    pub(crate) fn is_over(&self, now: u64) -> bool {
+        self.over_at <= now
+    }
+
+    /// The levels, by what has become of the charge: it has left the window, or the ledger was emptied, or is another.
+    fn levels_of(&self, ledger: &Ledger, now: u64) -> Vec<Level> {
+        let mut levels = self.levels.clone();
+        let left_at = self.held_at + ledger.window();
+        if levels.last().is_some_and(|level| level.amount > 0) {
+            if left_at <= now {
+                levels.push(Level { since: left_at, amount: 0 });
+            } else if ledger.has_forgotten(self.held_at) {
+                levels.clear();
+            }
+        }
+        levels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: u64 = 64_000;
+
+    /// A ledger of images, ours and what is held for others.
+    struct Pool {
+        ledger: Ledger,
+        others: Others,
+        now: u64,
+    }
+
+    impl Pool {
+        fn new() -> Self {
+            Self { ledger: Ledger::new(WINDOW, 1), others: Others::default(), now: 1 }
+        }
+
+        fn wait(&mut self, ms: u64) {
+            self.now += ms;
+            self.ledger.advance(self.now);
+        }
+
+        fn used(&self) -> u64 {
+            self.ledger.used()[2]
+        }
+
+        /// A call of ours, and how full the ledger was with it.
+        fn call(&mut self) -> Told {
+            self.ledger.add(self.now, [0, 0, 1]);
+            Told { place: 2, counted: 0, used: self.used(), at: self.now }
+        }
+
+        /// Upstream counted so much with that call.
+        fn hears(&mut self, call: Told, counted: u64) -> Option<u64> {
+            let held = self.others.observe(&mut self.ledger, &Told { counted, ..call }, self.now);
+            held.map(|held| held.now)
+        }
+    }
+
+    #[test]
+    fn what_equals_our_own_use_adds_nothing() {
+        let mut pool = Pool::new();
+        let calls: Vec<_> = (0..200).map(|_| (pool.wait(400), pool.call()).1).collect();
+        for call in calls {
+            pool.wait(1);
+            let is_old = call.at + WINDOW <= pool.now;
+            assert_eq!(pool.hears(call, call.used), (!is_old).then_some(0));
+        }
+        pool.wait(WINDOW);
+        assert_eq!(pool.used(), 0, "all has left, and nothing was held for others");
+    }
+
+    #[test]
+    fn two_who_see_the_same_stranger_hold_it_once() {
+        let mut pool = Pool::new();
+        let (first, second) = (pool.call(), (pool.wait(10), pool.call()).1);
+        pool.wait(5_000);
+        assert_eq!((pool.hears(second, 32), pool.used()), (Some(30), 32));
+        assert_eq!((pool.hears(first, 31), pool.used()), (None, 32), "older than what was heard last");
+        pool.wait(5_000);
+        assert_eq!((pool.hears(second, 32), pool.used()), (Some(30), 32));
+        let third = pool.call();
+        pool.wait(20_000);
+        assert_eq!((pool.hears(third, 33), pool.used()), (Some(30), 33), "it found what was held");
+    }
+
+    #[test]
+    fn what_is_held_follows_the_stranger_and_leaves_a_window_after_the_last_word() {
+        let mut pool = Pool::new();
+        for (counted, held) in [(41, 40), (62, 60), (13, 10), (4, 0), (105, 100)] {
+            let call = pool.call();
+            pool.wait(3_000);
+            assert_eq!(pool.hears(call, counted), Some(held));
+            pool.wait(1_000);
+        }
+        assert_eq!(pool.used(), 105);
+        pool.wait(WINDOW - 1_001);
+        assert_eq!(pool.used(), 100, "ours have left");
+        pool.wait(1);
+        assert_eq!(pool.used(), 0);
+        pool.wait(1);
+        let call = pool.call();
+        pool.wait(1_000);
+        assert_eq!(pool.hears(call, 8), Some(7));
+    }
+
+    /// A call that takes most of a window is answered when much of what upstream counted with it has left our ledger.
+    #[test]
+    fn a_late_answer_takes_none_of_ours_for_anothers() {
+        let mut pool = Pool::new();
+        let calls: Vec<_> = (0..100).map(|_| (pool.wait(100), pool.call()).1).collect();
+        pool.wait(60_000);
+        assert!(pool.used() < 50, "{} have not left", pool.used());
+        assert_eq!(pool.hears(calls[99], 100), Some(0));
+    }
+
+    #[test]
+    fn the_amount_changes_once_in_a_64th_of_the_window_and_is_renewed_in_between() {
+        let mut pool = Pool::new();
+        let calls = [10, 10, 979, 10].map(|ms| (pool.call(), pool.wait(ms)).0);
+        assert_eq!(pool.hears(calls[0], 11), Some(10));
+        let found: Vec<_> = [1, 500, 497, 1].map(|ms| (pool.wait(ms), pool.call()).1).to_vec();
+        assert_eq!(pool.hears(found[1], 99), None, "999 ms after the change");
+        assert_eq!(pool.hears(found[1], found[1].used), Some(10), "the same amount is renewed");
+        pool.wait(1);
+        assert_eq!(pool.hears(found[3], 99), Some(99 - (found[3].used - 10)));
+    }
+
+    #[test]
+    fn a_reset_empties_what_is_held_for_others_too() {
+        let mut pool = Pool::new();
+        let call = pool.call();
+        pool.wait(10);
+        assert_eq!(pool.hears(call, 31), Some(30));
+        pool.wait(2_000);
+        pool.ledger.reset();
+        pool.wait(10);
+        let call = pool.call();
+        pool.wait(10);
+        assert_eq!((pool.hears(call, 32), pool.used()), (Some(31), 32), "upstream has forgotten nothing");
+    }
+}

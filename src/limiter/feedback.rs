@@ -1,0 +1,188 @@
+//! What an upstream says of its own limits, shared with the fleet: pauses that it asks for, and what others use of its quota.
+//!
+//! Invariant: feedback only holds calls back. It admits nothing that a limit refuses.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+use super::Limiter;
+use crate::{
+    calendar::{Held, Told},
+    clock::millis,
+    control::Control,
+    error::Error,
+    permit::Permit,
+    plan::{Plan, UpstreamPool},
+    resource::Resource,
+    store::{
+        LedgerState, ObserveRequest,
+        governed::{Governed, Manner},
+    },
+    subject::Subject,
+    telemetry,
+};
+
+/// The longest pause that an upstream is given at once. A longer one is asked for again.
+const COOL_DOWN_MAX: Duration = Duration::from_secs(15 * 60);
+/// Who sets the cool-downs that an upstream asks for.
+const UPSTREAM: &str = "upstream";
+
+/// How much later than its store has looked a call may start for what was found to be of use.
+const FOUND_BEFORE_MS_MAX: u64 = 250;
+
+/// What an upstream has answered to a call: how much of its quota remains. Made while the call has its permit, told when the answer is there.
+///
+/// ```
+/// # async fn example(limiter: allotment::Limiter, permit: allotment::Permit) -> Result<(), allotment::Error> {
+/// use allotment::{Cost, Observation};
+///
+/// // x-ratelimit-limit-images: 250, x-ratelimit-remaining-images: 12
+/// let observation = Observation::new(&permit, "images", 12).out_of(250);
+/// permit.commit(Cost::images(1)).await?;
+/// let others = limiter.observe(observation).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an observation does nothing until a limiter is told"]
+pub struct Observation {
+    resource: Resource,
+    remaining: u64,
+    limit: Option<u64>,
+    window: Duration,
+    call: Option<Call>,
+}
+
+/// What the ledgers of a call held when it was admitted.
+#[derive(Clone, Debug)]
+struct Call {
+    org: Arc<str>,
+    plan: Arc<Plan>,
+    ledgers: Vec<LedgerState>,
+    seen_at: u64,
+    /// What is charged of the resource after that.
+    yet_to_come: u64,
+}
+
+impl Observation {
+    /// After this call, upstream had so much of `resource` left for the org and the model: over 60 s, unless it is told otherwise.
+    ///
+    /// Of a call that it refused, give what would have remained had it counted: nothing, as a rule.
+    pub fn new(permit: &Permit, resource: impl Into<Resource>, remaining: u64) -> Self {
+        let resource = resource.into();
+        let found = permit.found().filter(|found| permit.at_ms() <= found.seen_at + FOUND_BEFORE_MS_MAX);
+        let call = found.map(|found| Call {
+            org: Arc::clone(found.org),
+            plan: Arc::clone(found.plan),
+            ledgers: found.ledgers.to_vec(),
+            seen_at: found.seen_at,
+            yet_to_come: if permit.at_ms() > found.seen_at { permit.cost().of(&resource) } else { 0 },
+        });
+        Self { resource, remaining, limit: None, window: Duration::from_secs(60), call }
+    }
+
+    /// What upstream says that its limit is. Where it is below what the policy states, that is logged once.
+    pub fn out_of(mut self, limit: u64) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The window of upstream's limit. Default: 60 s.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+}
+
+/// Limits whose amounts are above what an upstream says, each named once.
+#[derive(Debug, Default)]
+pub(super) struct Doubted(Mutex<HashSet<Arc<str>>>);
+
+impl Doubted {
+    fn is_new(&self, limit: &Arc<str>) -> bool {
+        self.0.lock().insert(Arc::clone(limit))
+    }
+}
+
+impl Limiter {
+    /// Takes into account what others use of an upstream's quota, as far as upstream has told: whoever shares it without asking this limiter.
+    /// Says how much that is; `None` if nothing new was told, or no limit counts as upstream does. One round trip.
+    ///
+    /// That is what upstream had counted, less what the fleet had used by the time of the call. The ledger holds it, in place of what it held
+    /// for others before, for a window from now on: tell of each answer, or of one a second, and it follows what they do. What the fleet uses by itself
+    /// adds nothing, however late an answer comes, and two processes that see the same stranger hold it once.
+    ///
+    /// It counts in the limit on this resource and window that holds the call, is counted by org and model alone, and denies; of one by org
+    /// and one by model in the latter. Smoothing does not know of it.
+    ///
+    /// # Errors
+    ///
+    /// The store's; nothing is decided without it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its answer, it may have taken effect. It does no harm to tell the same again.
+    pub async fn observe(&self, observation: Observation) -> Result<Option<u64>, Error> {
+        let Observation { resource, remaining, limit, window, call } = observation;
+        let Some(Call { org, plan, ledgers, seen_at, yet_to_come }) = call else { return Ok(None) };
+        let Some(pool) = plan.upstream_pool(&resource, millis(window)) else { return Ok(None) };
+        let UpstreamPool { limit: name, amount, window_ms, key, ledger, place } = pool;
+        if let Some(limit) = limit.filter(|limit| *limit < amount && self.core.doubted.is_new(&name)) {
+            telemetry::states_too_much(&name, &resource, amount, limit);
+        }
+        let used = ledgers.get(ledger).map_or(0, |state| state.used[place]) + yet_to_come;
+        let told = Told { place, counted: amount.saturating_sub(remaining), used, at: seen_at };
+        let request = ObserveRequest { ledger: key, window_ms, told };
+        let Some(Held { before, now }) = self.store().observe(&org, &request).await? else { return Ok(None) };
+        if now != before {
+            telemetry::observed(&resource, now.saturating_sub(before), now);
+        }
+        Ok(Some(now))
+    }
+
+    /// Starts no call of this subject's model that asks anything of `resource` for so long, in the whole fleet: an upstream has said when to
+    /// come back. Of a subject without a model, none of its org. One round trip.
+    ///
+    /// It only extends: where a cool-down is there that ends later, or less than a tenth of this one or 100 ms sooner, nothing changes. At
+    /// most 15 minutes are taken. It is a [`Control::cool_down`], so that operators see it and may lift it, but it is not written into the
+    /// audit trail. A call that no limit holds is not held by it.
+    ///
+    /// Calls that wait in line wait over it if it ends within their patience, and then start within a second of each other.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a subject out of range, for `in_flight`, for less than a millisecond, and where
+    /// the org has 1,000 controls; otherwise the store's.
+    pub async fn cool_down(
+        &self,
+        subject: &Subject,
+        resource: impl Into<Resource>,
+        lasting: Duration,
+    ) -> Result<(), Error> {
+        subject.validate()?;
+        let (resource, pause) = (resource.into(), lasting.min(COOL_DOWN_MAX));
+        let control = Control::cool_down(resource.clone()).because(UPSTREAM);
+        let control = match subject.value("model") {
+            Some(model) => control.on("model", model),
+            None => control,
+        };
+        control.validate()?;
+        if millis(pause) == 0 {
+            return Err(Error::invalid(format!("cool-down of {lasting:?}: allowed are 1 ms and more")));
+        }
+        let (id, text) = (control.id(), control.to_text()?);
+        let change = Governed {
+            what: id.clone(),
+            id,
+            control: Some(text),
+            after_ms: Some(millis(pause)),
+            by: UPSTREAM.to_owned(),
+            manner: Manner::Hinted,
+        };
+        if self.store().govern(subject.value("org").unwrap_or_default(), &change).await? {
+            telemetry::cools_down(&resource, pause);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! Requests that are equal to one that was served before, or is being served.
+//!
+//! Invariant: what comes from the cache, or from another's call, takes no quota. Off unless the client is told otherwise.
+
+use super::{Core, ImageClient, call::Asked};
+use crate::openai::{
+    cache::{Cached, key::CacheKey},
+    error::ImageError,
+    flight::{self, Flown},
+    response::{Images, Served},
+    stream::{Events, ImageEvent},
+};
+
+impl ImageClient {
+    /// Serves a request from the cache, together with an equal one, or by itself.
+    pub(super) async fn serve_equal(&self, asked: Asked<'_>) -> Result<Images, ImageError> {
+        let Core { cache, flights, .. } = &*self.core;
+        if cache.is_none() && flights.is_none() {
+            return self.serve_alone(asked).await;
+        }
+        let Some(key) = self.key(asked).await? else { return self.serve_alone(asked).await };
+        if let Some(cache) = cache
+            && let Some(cached) = cache.get(&key).await
+        {
+            return Ok(told(cached, asked.events).await);
+        }
+        let call = || async {
+            let drawn = self.serve_alone(asked).await?;
+            if let Some(cache) = cache
+                // a lower quality is not what was asked for
+                && drawn.served.lowered_from.is_none()
+            {
+                let (model, images) = (drawn.served.model.clone(), drawn.images.clone());
+                cache.put(key.clone(), &Cached { model, usage: drawn.usage, images }).await;
+            }
+            Ok(drawn)
+        };
+        // who waits for another's call sees none of its events
+        let Some(flights) = flights.as_ref().filter(|_| asked.events.is_none()) else { return call().await };
+        Ok(match flights.fly(key.clone(), call, flight::shared).await? {
+            Flown::Own(drawn) => drawn,
+            Flown::Shared(mut drawn) => {
+                drawn.served.shared = true;
+                drawn
+            }
+        })
+    }
+
+    async fn key(&self, Asked { subject, request, .. }: Asked<'_>) -> Result<Option<CacheKey>, ImageError> {
+        let (org, model) = (subject.value("org").unwrap_or_default(), self.core.model_of(request)?);
+        Ok(match &self.core.cache {
+            Some(cache) => cache.key(org, model, request).await,
+            None => CacheKey::of(Some(org), model, request).await,
+        })
+    }
+}
+
+/// What was kept, as an answer.
+async fn told(cached: Cached, events: Option<&Events>) -> Images {
+    let Cached { model, usage, images } = cached;
+    if let Some(events) = events {
+        for (index, image) in (0..).zip(&images) {
+            events.tell(ImageEvent::Image { image: image.clone(), index }).await;
+        }
+    }
+    Images { images, usage, served: Served::cached(model) }
+}

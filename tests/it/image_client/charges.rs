@@ -1,0 +1,122 @@
+//! What calls are charged, however they end.
+
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use allotment::{
+    Error, Limit, Policy,
+    openai::{ImageErrorKind, RetryPolicy, Route},
+};
+use allotment_upstream::{ErrorShape, Fault, Script, Terms, UsageReport};
+
+use super::stage::{Charged, MINUTE, Stage, alice, lighthouse, styles};
+
+#[tokio::test]
+async fn tokens_settle_to_what_was_used() {
+    let stage = Stage::new(Terms::new().usage(UsageReport::ToldOfTools)).await;
+    let mut expected = Charged::default();
+    for route in styles(&stage.upstream) {
+        let drawn = stage.client([route]).run(&alice(), lighthouse()).await.unwrap();
+        let used = drawn.usage.unwrap().total_tokens;
+        assert_eq!((drawn.served.charged_tokens, used > 0), (used, true));
+        expected = Charged {
+            requests: expected.requests + 1,
+            tokens: expected.tokens + used,
+            images: expected.images + 1,
+            in_flight: 0,
+        };
+        assert_eq!(stage.charged().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_usage_stays_charged_as_estimated() {
+    let stage = Stage::new(Terms::new().usage(UsageReport::Left)).await;
+    let drawn = stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap();
+    let estimated = drawn.served.estimated_tokens;
+    assert_eq!((drawn.usage, drawn.served.charged_tokens), (None, estimated));
+    assert_eq!(stage.charged().await, Charged { requests: 1, tokens: estimated, images: 1, in_flight: 0 });
+}
+
+#[tokio::test]
+async fn what_was_not_answered_stays_charged_as_estimated() {
+    let stage = Stage::new(Terms::new().usage(UsageReport::Left)).await;
+    let drawn = stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap();
+    let tokens = drawn.served.estimated_tokens;
+    for (fault, kind) in [
+        (Fault::HangUpUnanswered, ImageErrorKind::Unanswered),
+        (Fault::CutAfterBytes(20), ImageErrorKind::Unanswered),
+        (Fault::Silence, ImageErrorKind::Unanswered),
+        (Fault::StallAfterBytes(20), ImageErrorKind::Unanswered),
+        (Fault::TruncatedJson, ImageErrorKind::Unreadable),
+    ] {
+        let stage = Stage::new(Terms::new()).await;
+        stage.upstream.next(Script::Break(fault.clone()));
+        let is_silent = matches!(fault, Fault::Silence | Fault::StallAfterBytes(_));
+        let timeout = if is_silent { Duration::from_millis(300) } else { MINUTE };
+        let client = stage.client_with([stage.route()], |builder| builder.timeout(timeout));
+        let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (kind, false), "{fault:?}");
+        assert_eq!(stage.charged().await, Charged { requests: 1, tokens, images: 1, in_flight: 0 }, "{fault:?}");
+    }
+    let stage = Stage::new(Terms::new()).await;
+    stage.upstream.next(Script::Refuse(ErrorShape::BadGateway));
+    stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap_err();
+    assert_eq!(stage.charged().await.tokens, tokens, "upstream may have drawn behind a gateway that gave up");
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_costs_nothing() {
+    let stage = Stage::new(Terms::new()).await;
+    let gone = Route::compatible("gone", "http://127.0.0.1:1/v1", "key");
+    let client = stage.client_with([gone], |builder| builder.retry(RetryPolicy::new().attempts_max(2)));
+    let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ImageErrorKind::Unreachable, true));
+    assert_eq!(stage.charged().await, Charged::default());
+}
+
+#[tokio::test]
+async fn a_call_without_quota_is_not_sent() {
+    let policy = Policy::new().limit(Limit::new("org").scope(["org"]).images(1).window(MINUTE));
+    let stage = Stage::with_policy(Terms::new(), policy).await;
+    let client = stage.client_with([stage.route()], |builder| builder.max_wait(Duration::ZERO));
+    client.run(&alice(), lighthouse()).await.unwrap();
+    let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+    assert_eq!(error.kind(), ImageErrorKind::NotAdmitted);
+    assert!(error.limiter().and_then(Error::denial).is_some() && error.retry_after().is_some());
+    assert_eq!(stage.upstream.tally().calls, 1);
+}
+
+/// Nobody answers, and callers give up after any number of steps: before the permit, before the request is sent, after it.
+#[tokio::test]
+async fn ten_thousand_calls_that_are_given_up_leave_nothing_behind() {
+    const CALLS: u64 = 10_000;
+    let stage = Stage::new(Terms::new()).await;
+    stage.upstream.from_now_on(Script::Break(Fault::Silence));
+    let client = stage.client([stage.route()]);
+    let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for call in 0..CALLS {
+        let (subject, request) = (alice(), lighthouse());
+        let mut running = pin!(client.run(&subject, request));
+        for _ in 0..call % 7 {
+            let polled = running.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(polled, Poll::Pending));
+            tokio::task::yield_now().await;
+        }
+    }
+    let Charged { requests, in_flight, .. } = stage.charged().await;
+    assert_eq!(in_flight, 0, "every slot is free");
+    assert!(requests < CALLS, "those that were given up before they were sent cost nothing");
+    let sent = stage.upstream.tally().calls;
+    assert!(0 < sent && sent <= requests, "what was sent stays charged: {sent} of {requests}");
+    drop(client);
+    crate::support::eventually("no connection or task is left", async || {
+        let left = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        (stage.upstream.tally().connections_open == 0 && left <= alive).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,89 @@
+//! What nobody may read in an error, a log or `Debug`.
+
+use std::{io, sync::Arc};
+
+use allotment::openai::{ImageClient, ImageInput, ImageRequest, Route};
+use allotment_upstream::{ErrorShape, Fault, Org, Script, Terms};
+use tracing::instrument::WithSubscriber;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::stage::{KEY, Stage, alice};
+
+const PROMPT: &str = "planted-prompt-5c12";
+const USER: &str = "planted-user-77ab";
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn no_key_prompt_or_user_is_in_an_error_a_log_or_debug() {
+    let log = Log::default();
+    let filter = tracing_subscriber::EnvFilter::new("allotment=trace");
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).finish();
+    let told = tell_all().with_subscriber(subscriber).await;
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("upstream refused"), "the log is of this client: {logged}");
+    for secret in [KEY, PROMPT, USER] {
+        assert!(!logged.contains(secret), "{logged}");
+        assert!(!told.contains(secret), "{told}");
+    }
+}
+
+/// All that a caller can print, of calls that end in every way.
+async fn tell_all() -> String {
+    let mut told = String::new();
+    for script in [
+        Script::Serve,
+        Script::Refuse(ErrorShape::Moderation),
+        Script::Refuse(ErrorShape::Unauthorized),
+        Script::Refuse(ErrorShape::Overloaded),
+        Script::Break(Fault::HangUpUnanswered),
+        Script::Break(Fault::TruncatedJson),
+        Script::Break(Fault::Redirect(format!("http://me:{KEY}@127.0.0.1:1/"))),
+    ] {
+        let stage = Stage::new(Terms::new().org(Org::new("org-test").key(KEY))).await;
+        stage.upstream.next(script);
+        let input = ImageInput::bytes(include_bytes!("../../fixtures/src/lib.rs").to_vec());
+        told += &format!("{input:?}");
+        let client = stage.client([stage.route(), Route::compatible("gone", "http://127.0.0.1:1/v1", KEY).priority(1)]);
+        told += &one_call(&client).await;
+    }
+    let refused =
+        ImageClient::builder().route(Route::compatible("a", format!("https://me:{KEY}@a.example"), "key")).build();
+    let broken = Route::compatible("a", "https://a.example", format!("{KEY}\n"));
+    let stage = Stage::new(Terms::new()).await;
+    told += &one_call(&stage.client([broken])).await;
+    told + &format!("{refused:?}")
+}
+
+async fn one_call(client: &ImageClient) -> String {
+    let request = ImageRequest::generate(PROMPT).end_user(USER);
+    let stream = client.stream(&alice(), request.clone());
+    match client.run(&alice(), request).await {
+        Ok(drawn) => format!("{client:?} {stream:?} {drawn:?}"),
+        Err(error) => {
+            let source = std::error::Error::source(&error);
+            format!("{client:?} {error} {error:?} {:?} {source:?}", error.refusal())
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a client is told to do with requests before they are sent: keep, share, lower, check.
+
+use std::time::Duration;
+
+use allotment::{
+    Limit, Policy,
+    openai::{AccessRules, Account, Cache, ImageErrorKind, Profile, Quality, Size},
+};
+use allotment_upstream::{Latency, Terms};
+
+use super::stage::{Charged, MINUTE, Stage, alice, is_png, lighthouse};
+
+#[tokio::test]
+async fn an_equal_request_is_served_from_the_cache_and_charged_nothing() {
+    let stage = Stage::new(Terms::new()).await;
+    let cache = Cache::memory(64 << 20, MINUTE).unwrap();
+    let client = stage.client_with([stage.route()], |builder| builder.cache(cache));
+    let drawn = client.run(&alice(), lighthouse()).await.unwrap();
+    let charged = stage.charged().await;
+    let again = client.run(&alice(), lighthouse().end_user("another")).await.unwrap();
+    assert_eq!((again.served.cached, again.served.attempts, again.usage), (true, 0, drawn.usage));
+    assert!(is_png(&again.images[0].bytes().unwrap()));
+    assert_eq!((stage.charged().await, stage.upstream.tally().calls), (charged, 1));
+    assert!(!client.run(&alice(), lighthouse().size(Size::PORTRAIT)).await.unwrap().served.cached);
+}
+
+#[tokio::test]
+async fn equal_requests_at_the_same_time_make_one_call() {
+    let latency = Latency::fixed(Duration::from_millis(300));
+    let stage = Stage::new(Terms::new().latency(latency)).await;
+    let client = stage.client_with([stage.route()], |builder| builder.single_flight());
+    let subject = alice();
+    let (a, b) = tokio::join!(client.run(&subject, lighthouse()), client.run(&subject, lighthouse()));
+    let shared = [a.unwrap().served.shared, b.unwrap().served.shared];
+    assert_eq!((shared, stage.upstream.tally().calls), ([false, true], 1));
+    assert_eq!(stage.charged().await.requests, 1);
+}
+
+#[tokio::test]
+async fn a_profile_lowers_what_is_drawn() {
+    let stage = Stage::new(Terms::new()).await;
+    let client = stage.client_with([stage.route()], |builder| builder.profile(Profile::development()));
+    client.run(&alice(), lighthouse().quality(Quality::High)).await.unwrap();
+    assert_eq!(stage.upstream.calls()[0].body["quality"], "low");
+}
+
+#[tokio::test]
+async fn a_lower_quality_is_drawn_where_full_quality_would_wait_too_long() {
+    let policy = Policy::new().limit(Limit::new("org").scope(["org"]).tokens(9_000).window(MINUTE));
+    let stage = Stage::with_policy(Terms::new(), policy).await;
+    let profile = Profile::production().lower_when_wait_exceeds(Duration::from_secs(1));
+    let client = stage.client_with([stage.route()], |builder| builder.profile(profile));
+    let high = || lighthouse().quality(Quality::High);
+    let first = client.run(&alice(), high()).await.unwrap();
+    let second = client.run(&alice(), high()).await.unwrap();
+    assert_eq!((first.served.lowered_from, second.served.lowered_from), (None, Some(Quality::High)));
+    let drawn: Vec<_> = stage.upstream.calls().iter().map(|call| call.body["quality"].clone()).collect();
+    assert_eq!(drawn[0], "high");
+    assert_ne!(drawn[1], "high");
+}
+
+#[tokio::test]
+async fn an_account_without_access_is_told_what_is_missing_before_anything_is_charged() {
+    let stage = Stage::new(Terms::new()).await;
+    let rules = AccessRules::preset("guide-2025-05").unwrap();
+    let client = stage.client_with([stage.route()], |builder| builder.access(rules, Account::default()));
+    let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+    assert_eq!(error.kind(), ImageErrorKind::Access);
+    assert!(error.to_string().contains("$5"), "{error}");
+    assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
+}
