@@ -11,6 +11,7 @@ use crate::{
     bench::BenchArgs,
     demo::{self, DemoArgs},
     doctor::DoctorArgs,
+    image::ImageArgs,
     output::note_line,
     redact::Secrets,
 };
@@ -33,6 +34,14 @@ enum Command {
     /// Exit status: 0 if every rolling window stayed within its limit and the API refused no admitted call, 1 if not, 2 if the demo could not
     /// run, 130 after Ctrl-C. With --unlimited refusals are the point, and the status is 0.
     Demo(Box<DemoArgs>),
+    /// Draws from a prompt, by the image API that the environment names
+    ///
+    /// That is OPENAI_API_KEY (and OPENAI_BASE_URL), or AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_API_KEY. It takes the quota first, and settles
+    /// with what was used.
+    ///
+    /// Exit status: 0 with the pictures, 1 if the call was denied, refused or not answered, 2 if it could not be made (bad flags, no key, no
+    /// Redis, a file that is there already), 130 after Ctrl-C.
+    Image(Box<ImageArgs>),
     /// Measures what a Redis can do: decisions a second, latency, and Redis CPU beside a floor of the same run
     ///
     /// It makes keys of its own under random names and removes them again, also after Ctrl-C.
@@ -53,7 +62,7 @@ enum Command {
 /// Runs the command line `args`, the program's name first.
 pub(crate) async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let secrets = Secrets::in_arguments(args.iter().map(|argument| argument.to_string_lossy()));
+    let mut secrets = Secrets::in_arguments(args.iter().map(|argument| argument.to_string_lossy()));
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return refused(&error, &secrets),
@@ -62,6 +71,7 @@ pub(crate) async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
     let outcome = match cli.command {
         Command::Demo(args) => demo::run(*args).await,
+        Command::Image(args) => args.run(&mut secrets).await,
         Command::Bench(args) => args.run().await,
         Command::Doctor(args) => args.run(&secrets).await,
         Command::DemoProcess => demo::run_child().await,

@@ -2,7 +2,6 @@
 //!
 //! Invariant: the judges (the upstream and the replay) share no state and no arithmetic with the limiter they judge.
 
-mod answer;
 mod fleet;
 mod gate;
 mod load;
@@ -26,7 +25,7 @@ use tokio::{
 };
 
 use self::{
-    fleet::{Event, Fleet, Link},
+    fleet::{Event, Fleet},
     gate::{Gate, epoch_ms},
     options::Play,
     process::Processes,
@@ -37,12 +36,13 @@ use self::{
     upstream::LiveUpstream,
 };
 pub(crate) use self::{options::DemoArgs, process::run_child, scene::run_holder};
-use crate::output::{note_line, print_line};
+use crate::{
+    interrupt::{INTERRUPTED, interruptions},
+    output::{note_line, print_line},
+};
 
 /// The exit status of a run that broke a promise.
 const BROKEN: u8 = 1;
-/// The exit status after Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;
 /// How often the progress is shown anew.
 const REFRESH: Duration = Duration::from_millis(100);
 
@@ -52,7 +52,7 @@ struct Run {
     events: mpsc::UnboundedReceiver<Event>,
     stop: watch::Sender<bool>,
     start: Instant,
-    upstream: Arc<LiveUpstream>,
+    upstream: LiveUpstream,
 }
 
 /// What a run came to, for whoever puts it into words.
@@ -94,22 +94,19 @@ async fn perform(play: &Play, words: impl Fn(Played<'_>) -> Result<String>) -> R
     if tally.failed > 0 && tally.failed == tally.ended() {
         bail!("every call failed: {}", tally.failure.unwrap_or_default());
     }
+    let refused = run.upstream.refused();
+    // Calls that were under way at an interruption are not heard of.
     ensure!(
-        tally.refused == run.upstream.refused(),
-        "the callers read {} refusals, the upstream made {}",
-        tally.refused,
-        run.upstream.refused()
+        tally.refused == refused || interrupted_after.is_some(),
+        "the callers read {} refusals, the upstream made {refused}",
+        tally.refused
     );
     let lasted = interrupted_after.unwrap_or(play.scenario.load.duration);
     let report = Report::new(play, &tally, lasted)?;
     let text = words(Played { play, tally: &tally, report: &report, lasted })?;
     print_line(&text).context("printing the report")?;
     if let Some(failure) = &tally.failure {
-        let Tally { failed, unsettled, .. } = &tally;
-        note_line(&format!(
-            "warning: {failed} of {} calls and {unsettled} commits failed, the first with: {failure}",
-            tally.ended()
-        ));
+        note_line(&format!("warning: {} of {} calls failed, the first with: {failure}", tally.failed, tally.ended()));
     }
     if interrupted_after.is_some() {
         note_line(&format!("interrupted after {} s of {} s", lasted.as_secs(), play.scenario.load.duration.as_secs()));
@@ -117,7 +114,7 @@ async fn perform(play: &Play, words: impl Fn(Played<'_>) -> Result<String>) -> R
     }
     Ok(match report.verdict {
         Verdict::Broken => ExitCode::from(BROKEN),
-        Verdict::Kept | Verdict::Unlimited => ExitCode::SUCCESS,
+        Verdict::Kept | Verdict::Shared | Verdict::Unlimited => ExitCode::SUCCESS,
     })
 }
 
@@ -130,26 +127,19 @@ async fn start(play: &Play) -> Result<Run> {
     };
     let (stop, stopped) = watch::channel(false);
     let (events, happened) = mpsc::unbounded_channel();
+    let upstream = play.terms.start(scenario.load.orgs(), scenario.speed).await?;
+    let address = upstream.address();
     if scenario.processes > 1 {
-        let processes = Processes::start(scenario).await.with_context(reached)?;
-        let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.load.orgs(), scenario.speed));
+        let processes = Processes::start(scenario, &address).await.with_context(reached)?;
         let start_ms = Processes::start_ms();
         let start = Instant::now() + Duration::from_millis(start_ms.saturating_sub(epoch_ms()));
-        let work = tokio::spawn(processes.run(start_ms, Arc::clone(&upstream), events, stopped));
+        let work = tokio::spawn(processes.run(start_ms, events, stopped));
         return Ok(Run { work, events: happened, stop, start, upstream });
     }
-    let gate = Gate::new(scenario).with_context(reached)?;
+    let gate = Gate::new(scenario, &address).with_context(reached)?;
     gate.ready().await.with_context(reached)?;
-    let upstream = Arc::new(LiveUpstream::new(&play.terms, scenario.load.orgs(), scenario.speed));
     let start = Instant::now();
-    let fleet = Fleet {
-        scenario: Arc::new(scenario.clone()),
-        gate,
-        link: Link::Here(Arc::clone(&upstream)),
-        events,
-        stop: stopped,
-        start,
-    };
+    let fleet = Fleet { scenario: Arc::new(scenario.clone()), gate, events, stop: stopped, start };
     let users = 0..scenario.load.users();
     let work = tokio::spawn(async move {
         fleet.run(users).await;
@@ -190,16 +180,4 @@ async fn watch_over(run: &mut Run, play: &Play, tally: &mut Tally) -> Option<Dur
     progress.show(passed(run.start), tally);
     progress.end();
     interrupted_after
-}
-
-/// Hears of every Ctrl-C and every polite request to end. Listens all the time: one that came between two waits would be lost.
-fn interruptions() -> mpsc::UnboundedReceiver<()> {
-    let (heard, interruptions) = mpsc::unbounded_channel();
-    #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        let heard = heard.clone();
-        tokio::spawn(async move { while terminate.recv().await.is_some() && heard.send(()).is_ok() {} });
-    }
-    tokio::spawn(async move { while tokio::signal::ctrl_c().await.is_ok() && heard.send(()).is_ok() {} });
-    interruptions
 }

@@ -4,8 +4,12 @@ mod bench;
 mod cli;
 mod demo;
 mod doctor;
+mod flags;
+mod image;
+mod interrupt;
 mod output;
 mod redact;
+mod unlimited;
 
 use std::process::ExitCode;
 

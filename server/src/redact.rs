@@ -1,4 +1,4 @@
-//! Keeps the passwords of Redis URLs out of everything that is printed.
+//! Keeps the passwords of URLs and the keys of APIs out of everything that is printed.
 //!
 //! Works on the exact secrets of this run instead of a pattern, so that a password with odd characters, or quoted in somebody else's
 //! error message, is found too.
@@ -33,12 +33,20 @@ impl Secrets {
                 secrets.extend(named.filter_map(|name| parameter.strip_prefix(name)).map(ToOwned::to_owned));
             }
         }
+        let mut all = Self::default();
+        all.hide(secrets);
+        all
+    }
+
+    /// Hides these too, such as the key of an API.
+    pub(crate) fn hide(&mut self, secrets: impl IntoIterator<Item = String>) {
+        let mut secrets: Vec<String> = std::mem::take(&mut self.0).into_iter().chain(secrets).collect();
         let decoded: Vec<String> = secrets.iter().filter(|secret| secret.contains('%')).map(|s| decoded(s)).collect();
         secrets.extend(decoded);
         secrets.retain(|secret| secret.ends_with('@') && secret.len() > 1 || secret.len() >= BARE_BYTES_MIN);
         // The longest first, so that what contains another goes as a whole.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        Self(secrets)
+        self.0 = secrets;
     }
 
     /// `text` without the secrets.
@@ -94,6 +102,13 @@ mod tests {
     fn a_password_is_hidden_decoded_and_in_a_query_too() {
         let secrets = Secrets::in_arguments(["redis://:p%40ss%21x@host", "unix:///run/r.sock?db=1&pass=s3cret"]);
         assert_eq!(secrets.redact("p@ss!x and s3cret and p%40ss%21x"), "*** and *** and ***");
+    }
+
+    #[test]
+    fn the_key_of_an_api_is_hidden_beside_the_others() {
+        let mut secrets = Secrets::in_arguments(["redis://bob:hunter2@host"]);
+        secrets.hide(["sk-abcdef".to_owned(), String::new(), "abc".to_owned()]);
+        assert_eq!(secrets.redact("key sk-abcdef, hunter2, abc"), "key ***, ***, abc");
     }
 
     #[test]

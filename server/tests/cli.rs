@@ -32,6 +32,8 @@ fn a_bad_flag_is_named_with_its_value_and_what_is_allowed() {
         (vec!["--estimate-factor", "0.5"], ["'0.5'", "--estimate-factor", "from 1 to 1000"]),
         (vec!["--estimate-factor", "300"], ["300", "--estimate-factor", "--quota 250"]),
         (vec!["--enforce", "5s"], ["'5s'", "--enforce", "refill, rolling, 1s, 10s"]),
+        (vec!["--stranger", "1"], ["'1'", "--stranger", "from 0 to 0.9"]),
+        (vec!["--headers", "sometimes"], ["'sometimes'", "--headers", "always, refusals, never"]),
         (vec!["--seed", "-1"], ["'-1'", "--seed", "whole number"]),
         (vec!["--redis", "localhost"], ["'localhost'", "--redis", "redis://localhost:6379"]),
         (vec!["--policy", "no-such-file.toml"], ["no-such-file.toml", "--policy", "No such file"]),
@@ -102,6 +104,8 @@ fn a_password_in_a_redis_url_is_printed_nowhere() {
         vec!["demo", "--seed", url],
         vec!["demo", "--reddis", url],
         vec!["demo", url],
+        vec!["image", "a lighthouse", "--dry-run", "--redis", url],
+        vec!["image", "a lighthouse", "--out", "a.png", "--base-url", url],
         vec!["demo", "--policy", url],
         vec![url],
     ] {
@@ -115,12 +119,14 @@ fn a_password_in_a_redis_url_is_printed_nowhere() {
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    for args in [vec!["--help"], vec!["demo", "--help"], vec!["--version"]] {
+    for args in [vec!["--help"], vec!["demo", "--help"], vec!["image", "--help"], vec!["--version"]] {
         let output = allotment(&args);
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}");
         assert!(String::from_utf8(output.stdout).unwrap().contains("allotment"), "{args:?}");
     }
-    assert!(printed(&allotment(&["demo", "--help"])).contains("Exit status"));
+    for command in ["demo", "image"] {
+        assert!(printed(&allotment(&[command, "--help"])).contains("Exit status"));
+    }
     for hidden in ["demo-process", "demo-holder"] {
         assert!(!printed(&allotment(&["--help"])).contains(hidden), "the children's commands are not for people");
     }

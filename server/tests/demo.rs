@@ -125,6 +125,19 @@ fn refusals_of_admitted_calls_exit_1() {
 }
 
 #[test]
+fn refusals_beside_a_stranger_are_a_figure_and_no_failure() {
+    let shared = || {
+        let output = demo(&["--quota", "100", "--stranger", "0.5", "--headers", "never"]);
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(0), "no window is over: {report}\n{}", stderr(&output));
+        let share = report["upstream_refused"].as_f64().unwrap() / report["admitted"].as_f64().unwrap();
+        assert!((report["share_refused"].as_f64().unwrap() - share).abs() < 0.001, "{report}");
+        report
+    };
+    best_of_a_few(shared, |report| report["upstream_refused"].as_u64() > Some(0));
+}
+
+#[test]
 fn the_table_is_for_people_and_the_progress_goes_to_stderr() {
     let args = ["demo", "--seconds", "20", "--speed", "20", "--users", "3"];
     let output = Command::new(env!("CARGO_BIN_EXE_allotment")).args(args).output().unwrap();

@@ -1,10 +1,13 @@
-//! The users: each asks at its times, waits for a place, calls the upstream and settles.
+//! The users: each asks at its times, and calls the upstream through the gate.
 //!
-//! Invariant: an admitted call goes to the upstream at once. Lacks judgement: what happened is reported as events and weighed elsewhere.
+//! Lacks judgement: what happened is reported as events and weighed elsewhere.
 
 use std::{sync::Arc, time::Duration};
 
-use allotment::{Cost, Error, ErrorKind, Subject};
+use allotment::{
+    ErrorKind, Subject,
+    openai::{ImageError, ImageErrorKind, Images, RefusalKind},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
@@ -13,13 +16,11 @@ use tokio::{
 };
 
 use super::{
-    answer::Answer,
-    gate::{Gate, Pass},
+    gate::{Gate, Wanted},
     load::Call,
     options::Scenario,
-    process::CallParent,
-    upstream::{LiveUpstream, Request, Response},
 };
+use crate::output::in_full;
 
 /// Something that happened to a call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,29 +59,10 @@ pub(crate) struct Admitted {
     pub(crate) seen_after_ms: u64,
     /// From asking to the admission, in real time.
     pub(crate) waited: Duration,
-    /// What the call truly took, or would have taken if the upstream had not refused it.
+    /// What the call truly took. One that was refused took nothing; without limits, what it would have taken.
     pub(crate) images: u64,
     pub(crate) tokens: u64,
     pub(crate) refused: bool,
-    /// Why it could not be settled, without secrets: it keeps the charge of its estimate.
-    pub(crate) unsettled: Option<String>,
-}
-
-/// The way to the one upstream of a run.
-#[derive(Clone)]
-pub(crate) enum Link {
-    Here(Arc<LiveUpstream>),
-    Parent(CallParent),
-}
-
-impl Link {
-    /// `None` when the parent process has gone.
-    async fn call(&self, request: Request) -> Option<Response> {
-        match self {
-            Self::Here(upstream) => Some(upstream.answer(&request)),
-            Self::Parent(parent) => parent.call(request).await,
-        }
-    }
 }
 
 /// Some of a run's users, in one process.
@@ -88,7 +70,6 @@ impl Link {
 pub(crate) struct Fleet {
     pub(crate) scenario: Arc<Scenario>,
     pub(crate) gate: Gate,
-    pub(crate) link: Link,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     /// Becomes true when nobody shall ask any more.
     pub(crate) stop: watch::Receiver<bool>,
@@ -125,58 +106,59 @@ impl Fleet {
 
     async fn run_call(mut self, user: usize, subject: Arc<Subject>, call: Call) {
         let asked = Instant::now();
+        let scenario = Arc::clone(&self.scenario);
+        let group = scenario.load.group(user);
         // Nobody waits beyond the end of the run.
-        let end = self.start + self.scenario.real(self.scenario.load.duration);
-        let max_wait = self.scenario.real(call.patience).min(end.saturating_duration_since(asked));
-        let admission =
-            self.gate.admit(&subject, &self.scenario.load.group(user).class, self.scenario.estimate(&call), max_wait);
-        let admission = tokio::select! {
-            admission = admission => admission,
-            // Dropping the admission gives its place back.
+        let end = self.start + scenario.real(scenario.load.duration);
+        let wanted = Wanted {
+            subject: &subject,
+            org: group.org,
+            class: &group.class,
+            request: call.request(),
+            expected: scenario.estimate(&call),
+            max_wait: scenario.real(call.patience).min(end.saturating_duration_since(asked)),
+        };
+        let answer = tokio::select! {
+            answer = self.gate.call(wanted) => answer,
+            // Dropping the call gives its place back; what has been sent stays charged.
             () = told(&mut self.stop) => return,
         };
-        let outcome = match admission {
-            Ok(pass) => self.serve(user, pass, &call, asked.elapsed()).await,
-            Err(error) if error.kind() == ErrorKind::Denied => Outcome::Denied,
-            Err(error) => Outcome::Failed(self.redacted(&error)),
+        let outcome = match answer {
+            Ok(images) => self.served(&images),
+            Err(error) => self.unserved(&error, &call, asked),
         };
         let _ = self.events.send(Event::Ended(Ended { user, asked_after: call.asked_after, outcome }));
     }
 
-    async fn serve(&self, user: usize, pass: Pass, call: &Call, waited: Duration) -> Outcome {
-        let seen_after = self.start.elapsed();
-        let at_ms = pass.at_ms();
-        let request = Request { org: self.scenario.load.group(user).org, images: call.images, tokens: call.tokens };
-        let Some(response) = self.link.call(request).await else {
-            return Outcome::Failed("the parent process has gone".to_owned());
-        };
-        let mut admitted = Admitted {
-            at_ms,
-            seen_after_ms: u64::try_from(seen_after.as_millis()).unwrap_or(u64::MAX),
-            waited,
-            images: call.images,
-            tokens: call.tokens,
+    fn served(&self, Images { images, usage, served, .. }: &Images) -> Outcome {
+        Outcome::Admitted(Admitted {
+            at_ms: served.admitted_at_ms,
+            seen_after_ms: millis(self.start.elapsed().saturating_sub(served.latency)),
+            waited: served.waited,
+            images: images.len() as u64,
+            tokens: usage.map_or(served.charged_tokens, |usage| usage.total_tokens),
             refused: false,
-            unsettled: None,
-        };
-        match Answer::read(&response) {
-            Answer::Served { images, tokens } => {
-                tokio::time::sleep(self.scenario.real(call.drawn_after)).await;
-                (admitted.images, admitted.tokens) = (images, tokens);
-                if let Err(error) = pass.commit(Cost::images(images).tokens(tokens)).await {
-                    admitted.unsettled = Some(self.redacted(&error));
-                }
-            }
-            // The pass is dropped, which keeps its charge: a refused call may count upstream.
-            Answer::Refused => admitted.refused = true,
-            Answer::Broken => return Outcome::Failed(format!("the upstream answered {}", response.status)),
-        }
-        Outcome::Admitted(admitted)
+        })
     }
 
-    fn redacted(&self, error: &Error) -> String {
-        self.scenario.secrets().redact(&error.to_string())
+    fn unserved(&self, error: &ImageError, call: &Call, asked: Instant) -> Outcome {
+        let is_denied = error.limiter().is_some_and(|error| error.kind() == ErrorKind::Denied);
+        let of_limit = |kind| matches!(kind, RefusalKind::RateLimited | RefusalKind::TooLarge);
+        let is_refused = error.refusal().is_some_and(|refusal| of_limit(refusal.kind));
+        match error.admitted_at_ms() {
+            _ if error.kind() == ImageErrorKind::NotAdmitted && is_denied => Outcome::Denied,
+            Some(at_ms) if is_refused => {
+                let (images, tokens) = if self.scenario.unlimited { (call.images, call.tokens()) } else { (0, 0) };
+                let (seen_after_ms, waited) = (millis(self.start.elapsed()), asked.elapsed());
+                Outcome::Admitted(Admitted { at_ms, seen_after_ms, waited, images, tokens, refused: true })
+            }
+            _ => Outcome::Failed(self.scenario.secrets().redact(&in_full(error))),
+        }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns once `stop` has become true.

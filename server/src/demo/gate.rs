@@ -1,88 +1,76 @@
-//! What stands between a user and the upstream: a limiter, or nothing with `--unlimited`.
+//! What stands between a user and the upstream: image clients on one limiter, one for each org.
+//!
+//! Invariant: with `--unlimited` the same clients are on a limiter whose policy holds no call, so that nothing else differs.
 
 use std::time::{Duration, SystemTime};
 
-use allotment::{Cost, Error, Limiter, Permit, Subject};
+use allotment::{
+    Cost, Error, Limiter, Subject,
+    openai::{ImageClient, ImageError, ImageRequest, Images, RetryPolicy, Route},
+};
+use anyhow::Result;
 
-use super::options::Scenario;
+use super::{options::Scenario, upstream::Address};
+use crate::unlimited;
 
-/// Admits calls, or lets all of them through.
+/// Makes calls, each as soon as it is admitted.
 #[derive(Clone)]
-pub(crate) enum Gate {
-    Limited(Limiter),
-    Open,
+pub(crate) struct Gate {
+    limiter: Limiter,
+    /// By org: each has a key of its own.
+    clients: Vec<ImageClient>,
 }
 
-/// An admitted call.
-pub(crate) enum Pass {
-    Permit(Box<Permit>),
-    Open { at_ms: u64 },
+/// A call as the gate takes it.
+pub(crate) struct Wanted<'a> {
+    pub(crate) subject: &'a Subject,
+    /// Which of the orgs calls.
+    pub(crate) org: usize,
+    pub(crate) class: &'a str,
+    pub(crate) request: ImageRequest,
+    /// The cost that is asked for instead of the client's estimate.
+    pub(crate) expected: Option<Cost>,
+    /// How long it waits for a place.
+    pub(crate) max_wait: Duration,
 }
 
 impl Gate {
-    /// A gate with a connection of its own. No I/O before [`ready`](Self::ready).
-    pub(crate) fn new(scenario: &Scenario) -> Result<Self, Error> {
-        if scenario.unlimited {
-            return Ok(Self::Open);
-        }
-        let builder = Limiter::builder().policy(scenario.policy.clone());
+    /// A gate with connections of its own. No I/O before [`ready`](Self::ready).
+    pub(crate) fn new(scenario: &Scenario, upstream: &Address) -> Result<Self> {
+        let builder = Limiter::builder();
         let builder = match &scenario.redis {
-            Some(url) => builder.redis(url.as_str()),
-            None => builder.in_memory(),
+            _ if scenario.unlimited => builder.in_memory().policy(unlimited::policy()),
+            Some(url) => builder.redis(url.as_str()).policy(scenario.policy.clone()),
+            None => builder.in_memory().policy(scenario.policy.clone()),
         };
-        builder.build().map(Self::Limited)
+        let limiter = builder.build()?;
+        let client = |key: &String| {
+            let route = Route::compatible("demo", upstream.base_url.as_str(), key.as_str());
+            // A refusal shall show as one.
+            ImageClient::builder().limiter(limiter.clone()).route(route).retry(RetryPolicy::none()).build()
+        };
+        let clients = upstream.keys.iter().map(client).collect::<Result<_, ImageError>>()?;
+        Ok(Self { limiter, clients })
     }
 
     /// Checks that the store answers.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
-        match self {
-            Self::Limited(limiter) => limiter.ready().await,
-            Self::Open => Ok(()),
-        }
+        self.limiter.ready().await
     }
 
-    /// Waits for a place for at most `max_wait`, in the line of a priority class. A denial is an error.
-    pub(crate) async fn admit(
-        &self,
-        subject: &Subject,
-        class: &str,
-        estimate: Cost,
-        max_wait: Duration,
-    ) -> Result<Pass, Error> {
-        match self {
-            Self::Limited(limiter) => limiter
-                .priority(class)
-                .acquire(subject, estimate)
-                .max_wait(max_wait)
-                .await
-                .map(|permit| Pass::Permit(Box::new(permit))),
-            Self::Open => Ok(Pass::Open { at_ms: epoch_ms() }),
+    /// Waits for a place in the line of its class, calls the upstream, and settles.
+    pub(crate) async fn call(&self, wanted: Wanted<'_>) -> Result<Images, ImageError> {
+        let Wanted { subject, org, class, request, expected, max_wait } = wanted;
+        let call = self.clients[org].call(subject, request).priority(class).max_wait(max_wait);
+        match expected {
+            Some(expected) => call.expected(expected).await,
+            None => call.await,
         }
     }
 
     /// Delivers what has not been settled yet.
     pub(crate) async fn shutdown(&self) {
-        if let Self::Limited(limiter) = self {
-            limiter.shutdown().await;
-        }
-    }
-}
-
-impl Pass {
-    /// When the call was admitted, by the store's clock, in milliseconds since the epoch.
-    pub(crate) fn at_ms(&self) -> u64 {
-        match self {
-            Self::Permit(permit) => permit.at_ms(),
-            Self::Open { at_ms } => *at_ms,
-        }
-    }
-
-    /// Settles the call with what it truly took.
-    pub(crate) async fn commit(self, actual: Cost) -> Result<(), Error> {
-        match self {
-            Self::Permit(permit) => permit.commit(actual).await,
-            Self::Open { .. } => Ok(()),
-        }
+        self.limiter.shutdown().await;
     }
 }
 

@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
-use allotment::Subject;
+use allotment::{
+    Subject,
+    openai::{ImageRequest, Quality, Size},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde::{Deserialize, Serialize};
 
-use super::upstream::{MINUTE, MODEL};
+use super::upstream::{MINUTE, MODEL, POOL};
 
 /// What the greedy users together want, in quotas.
 const GREEDY_SHARE: f64 = 1.5;
@@ -18,8 +21,15 @@ const LIGHT_SHARE: f64 = 0.7;
 /// How long a greedy and a light user wait for a place. The line grows until the least patient turn away.
 const GREEDY_PATIENCE: Duration = Duration::from_secs(10);
 const LIGHT_PATIENCE: Duration = Duration::from_secs(45);
-/// Tokens of an image: mostly medium quality, some low, few high.
-const TOKENS: [u64; 8] = [196, 1_756, 1_756, 1_756, 1_372, 1_372, 1_756, 7_024];
+/// What users ask for: mostly medium quality, some low, few high.
+const LOOKS: [Look; 8] = [LOW, MEDIUM, MEDIUM, MEDIUM, PORTRAIT, PORTRAIT, MEDIUM, HIGH];
+const LOW: Look = Look { size: Size::SQUARE, quality: Quality::Low, tokens: 196 };
+const MEDIUM: Look = Look { size: Size::SQUARE, quality: Quality::Medium, tokens: 1_756 };
+const PORTRAIT: Look = Look { size: Size::PORTRAIT, quality: Quality::Medium, tokens: 1_372 };
+const HIGH: Look = Look { size: Size::SQUARE, quality: Quality::High, tokens: 7_024 };
+/// What all of them ask to be drawn, and the tokens of that.
+const PROMPT: &str = "a lighthouse";
+const PROMPT_TOKENS: u64 = 3;
 /// Images of a call, where there are calls of several.
 const BATCHES: [u64; 8] = [1, 1, 1, 1, 1, 2, 2, 4];
 
@@ -53,18 +63,41 @@ pub(crate) struct Load {
     pub(crate) images_max: u64,
 }
 
+/// How an image is asked for, and the tokens that it then takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Look {
+    size: Size,
+    quality: Quality,
+    tokens: u64,
+}
+
 /// One call a user wants to make.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Call {
     /// Since the start of the run.
     pub(crate) asked_after: Duration,
     pub(crate) images: u64,
-    /// What the images will turn out to take.
-    pub(crate) tokens: u64,
+    look: Look,
     /// How long the upstream takes to draw them.
     pub(crate) drawn_after: Duration,
     /// How long the user waits for a place.
     pub(crate) patience: Duration,
+}
+
+impl Call {
+    /// What is sent.
+    pub(crate) fn request(&self) -> ImageRequest {
+        let n = u32::try_from(self.images).unwrap_or(ImageRequest::N_MAX);
+        let request = ImageRequest::generate(PROMPT).model(MODEL).n(n);
+        // The simulated API takes that long, by its own clock.
+        let drawn_after_ms = self.drawn_after.as_millis() as u64;
+        request.size(self.look.size).quality(self.look.quality).extra("draw_ms", drawn_after_ms)
+    }
+
+    /// What it will turn out to take.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.images * self.look.tokens + PROMPT_TOKENS
+    }
 }
 
 impl Group {
@@ -150,7 +183,7 @@ impl Load {
     pub(crate) fn subject(&self, org: &str, user: usize) -> Subject {
         let group = self.group(user);
         let org = if group.org == 0 { org.to_owned() } else { format!("{org}-{}", group.org) };
-        Subject::org(org).user(self.name(user)).model(MODEL).attribute("tier", group.tier.as_str())
+        Subject::org(org).user(self.name(user)).model(POOL).attribute("tier", group.tier.as_str())
     }
 
     /// The calls of a user in the order of their times.
@@ -170,9 +203,9 @@ impl Load {
             asked_s = group.next_s(asked_s, -(1.0 - rng.random::<f64>()).ln(), images_mean);
             let asked_after = Duration::try_from_secs_f64(asked_s).ok().filter(|asked| *asked < duration)?;
             let images = batches.choose(&mut rng).copied().unwrap_or(1);
-            let tokens = (0..images).filter_map(|_| TOKENS.choose(&mut rng)).sum();
+            let look = LOOKS.choose(&mut rng).copied().unwrap_or(MEDIUM);
             let drawn_after = Duration::from_millis(rng.random_range(100..=500));
-            Some(Call { asked_after, images, tokens, drawn_after, patience: group.patience })
+            Some(Call { asked_after, images, look, drawn_after, patience: group.patience })
         })
     }
 }

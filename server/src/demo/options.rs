@@ -2,7 +2,7 @@
 //!
 //! Invariant: a scenario is playable: every value is in range and no window is shorter than 1 s at its speed.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use allotment::{Cost, Policy};
 use anyhow::{Context, Result, bail};
@@ -13,9 +13,12 @@ use super::{
     load::{Call, Group, Load},
     policy::{self, TOKENS_PER_IMAGE, Wishes},
     scene::Scene,
-    upstream::{Enforcement, MINUTE, Terms},
+    upstream::{Enforcement, Headers, MINUTE, Terms},
 };
-use crate::redact::Secrets;
+use crate::{
+    flags::{number, url, whole},
+    redact::Secrets,
+};
 
 /// How fast a demo runs if nothing speaks against it.
 const SPEED: f64 = 20.0;
@@ -55,7 +58,8 @@ pub(crate) struct DemoArgs {
 
     /// How many times as fast time passes: windows and periods are divided by it, but never below 1 s
     ///
-    /// All figures are reported as if time passed at its usual pace. By default 20 times, or less where a window would get shorter than 1 s.
+    /// All figures are reported as if time passed at its usual pace. By default 20 times, or less where a window would get shorter than 1 s,
+    /// and once where there is a stranger.
     #[arg(long, value_name = "TIMES", value_parser = number(1.0..=SPEED_MAX), allow_negative_numbers = true)]
     speed: Option<f64>,
 
@@ -84,6 +88,17 @@ pub(crate) struct DemoArgs {
     /// The simulated API refuses with status 200 and an error in the body
     #[arg(long)]
     hidden_errors: bool,
+
+    /// Lets somebody who does not ask Allotment want this share of the API's quota, 0.3 for 30 %
+    ///
+    /// Some calls are then refused, before the API has told of what is gone: exit status 0 says only that every window stayed within its
+    /// limit. The API tells of a real minute, so that time passes at its usual pace by default.
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = number(0.0..=0.9), allow_negative_numbers = true)]
+    stranger: f64,
+
+    /// When the simulated API tells of its limits in headers
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    headers: Headers,
 
     /// Prints one JSON object on stdout and nothing else there
     #[arg(long)]
@@ -120,10 +135,11 @@ impl Scenario {
         unscaled.div_f64(self.speed)
     }
 
-    /// What a call is taken to cost before it is made.
-    pub(crate) fn estimate(&self, call: &Call) -> Cost {
+    /// What a call is taken to cost before it is made, if that is not left to the client.
+    pub(crate) fn estimate(&self, call: &Call) -> Option<Cost> {
         let estimate = |amount: u64| (amount as f64 * self.estimate_factor).ceil() as u64;
-        Cost::images(estimate(call.images)).tokens(estimate(call.tokens))
+        let cost = || Cost::images(estimate(call.images)).tokens(estimate(call.tokens()));
+        (self.estimate_factor > 1.0).then(cost)
     }
 
     /// What must not be printed.
@@ -155,6 +171,7 @@ impl DemoArgs {
                 users: self.users,
                 enforcement: self.enforce,
                 images_max: images_max * largest,
+                has_stranger: self.stranger > 0.0,
             }),
         };
         let speed = self.speed_for(&policy)?;
@@ -181,6 +198,8 @@ impl DemoArgs {
             tokens: self.quota * TOKENS_PER_IMAGE,
             enforcement: self.enforce,
             hidden_errors: self.hidden_errors,
+            headers: self.headers,
+            stranger: self.stranger,
         };
         Ok(Play { scenario, policy, terms, measured_after: MINUTE })
     }
@@ -190,7 +209,8 @@ impl DemoArgs {
         let of_limit = policy::shortest_window(policy)?.map(|(name, window)| (format!("limit `{name}`"), window));
         let of_upstream = self.enforce.quantum().map(|quantum| ("the simulated API".to_owned(), quantum));
         let shortest = of_limit.into_iter().chain(of_upstream).min_by_key(|(_, window)| *window);
-        let Some((owner, window)) = shortest else { return Ok(self.speed.unwrap_or(SPEED)) };
+        let usual = if self.stranger > 0.0 { 1.0 } else { SPEED };
+        let Some((owner, window)) = shortest else { return Ok(self.speed.unwrap_or(usual)) };
         let fastest = window.as_secs_f64();
         match self.speed {
             Some(speed) if speed > fastest => bail!(
@@ -199,8 +219,8 @@ impl DemoArgs {
             ),
             Some(speed) => Ok(speed),
             // Calls that overtake each other matter more to a rolling window: it is given twice the time.
-            None if self.enforce == Enforcement::Rolling => Ok((SPEED / 2.0).min(fastest.floor())),
-            None => Ok(SPEED.min(fastest.floor())),
+            None if self.enforce == Enforcement::Rolling => Ok((SPEED / 2.0).min(usual).min(fastest.floor())),
+            None => Ok(usual.min(fastest.floor())),
         }
     }
 }
@@ -215,32 +235,4 @@ fn read_policy(path: &std::path::Path) -> Result<Policy> {
         bail!("{}: it requires `{missing}`; the demo's users have only {}", named(), subject.join(", "));
     }
     Ok(policy)
-}
-
-/// A whole number within `range`.
-pub(crate) fn whole(
-    range: RangeInclusive<u64>,
-) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let allowed = || format!("a whole number from {} to {} is allowed", range.start(), range.end());
-        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(allowed)
-    }
-}
-
-/// A number within `range`; NaN is in none.
-pub(crate) fn number(
-    range: RangeInclusive<f64>,
-) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let allowed = || format!("a number from {} to {} is allowed", range.start(), range.end());
-        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(allowed)
-    }
-}
-
-pub(crate) fn url(text: &str) -> Result<String, String> {
-    if text.contains("://") {
-        Ok(text.to_owned())
-    } else {
-        Err("a URL such as redis://localhost:6379 is allowed".to_owned())
-    }
 }

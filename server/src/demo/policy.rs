@@ -25,6 +25,8 @@ pub(crate) struct Wishes {
     pub(crate) enforcement: Enforcement,
     /// The largest estimate of one call.
     pub(crate) images_max: u64,
+    /// Whether somebody else uses the org's pool.
+    pub(crate) has_stranger: bool,
 }
 
 /// One limit of the org's pool and one of each user.
@@ -32,9 +34,11 @@ pub(crate) struct Wishes {
 /// What the upstream sees is not when a call was decided but when it arrived, so that each kind of enforcement gets the slack it needs: a
 /// margin where use drains continuously, a longer window where calls that overtake each other at the window's edge would be refused.
 pub(crate) fn default_policy(wishes: &Wishes) -> Policy {
-    let Wishes { quota, users, enforcement, images_max } = *wishes;
+    let Wishes { quota, users, enforcement, images_max, has_stranger } = *wishes;
     let org = Limit::new("org").scope(["org", "model"]).images(quota).tokens(quota * TOKENS_PER_IMAGE);
     let org = match enforcement {
+        // What the API tells of its minute is taken by a limit of that window.
+        Enforcement::Refill | Enforcement::Rolling if has_stranger => org.margin(0.05),
         // A share of few images is a whole image or none: a longer window costs less and holds even for one.
         Enforcement::Refill if quota < 50 => org.window(MINUTE.mul_f64(1.02)),
         Enforcement::Refill => org.margin(0.02),
@@ -197,7 +201,8 @@ fn sped_up(window: Duration, speed: f64) -> u64 {
 mod tests {
     use super::*;
 
-    const WISHES: Wishes = Wishes { quota: 250, users: 40, enforcement: Enforcement::Refill, images_max: 4 };
+    const WISHES: Wishes =
+        Wishes { quota: 250, users: 40, enforcement: Enforcement::Refill, images_max: 4, has_stranger: false };
 
     fn amounts(policy: &Policy, speed: f64) -> Vec<(String, u64, u64)> {
         let rules = rules(policy, speed).unwrap();

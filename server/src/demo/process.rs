@@ -1,12 +1,10 @@
 //! Real processes for `--processes`: each is this program again, with its own connection and limiter.
 //!
-//! The parent keeps the one simulated upstream. Parent and children speak JSON lines over the children's stdin and stdout: nothing
-//! listens on a port, and a child whose parent dies reads the end of its stdin and ends too.
+//! The parent keeps the one simulated upstream, which the children call over sockets of this machine. Parent and children speak JSON lines over
+//! the children's stdin and stdout: a child whose parent dies reads the end of its stdin and ends too.
 
 mod child;
 mod talk;
-
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -16,14 +14,14 @@ use tokio::{
 };
 
 pub(crate) use self::{
-    child::{CallParent, run_child},
+    child::run_child,
     talk::{Parent, Talk},
 };
 use super::{
     fleet::{Event, told},
     gate::epoch_ms,
     options::Scenario,
-    upstream::{LiveUpstream, Request, Response},
+    upstream::Address,
 };
 
 /// How long after the last child is ready the run starts, so that all of them have heard.
@@ -32,18 +30,15 @@ const HEAD_START_MS: u64 = 50;
 /// What a parent tells a child.
 #[derive(Serialize, Deserialize)]
 enum ToChild {
-    /// First: the scenario, and which of the processes this one is.
+    /// First: the scenario, where the upstream is, and which of the processes this one is.
     Play {
         scenario: Box<Scenario>,
+        upstream: Address,
         index: usize,
     },
     /// The time of the start, by this host's clock.
     Start {
         at_ms: u64,
-    },
-    Answer {
-        id: u64,
-        response: Response,
     },
     Stop,
 }
@@ -52,10 +47,6 @@ enum ToChild {
 #[derive(Debug, Serialize, Deserialize)]
 enum ToParent {
     Ready,
-    Call {
-        id: u64,
-        request: Request,
-    },
     Event(Event),
     /// Why the child cannot go on: a message without secrets.
     Failed(String),
@@ -69,11 +60,12 @@ pub(crate) struct Processes {
 
 impl Processes {
     /// Starts the children and waits until each has reached its store.
-    pub(crate) async fn start(scenario: &Scenario) -> Result<Self> {
+    pub(crate) async fn start(scenario: &Scenario, upstream: &Address) -> Result<Self> {
         let mut children = Vec::new();
         for index in 0..scenario.processes {
             let mut talk = Talk::start("demo-process")?;
-            talk.tell(&ToChild::Play { scenario: Box::new(scenario.clone()), index }).await?;
+            let scenario = Box::new(scenario.clone());
+            talk.tell(&ToChild::Play { scenario, upstream: upstream.clone(), index }).await?;
             children.push(talk);
         }
         for talk in &mut children {
@@ -91,17 +83,16 @@ impl Processes {
         epoch_ms() + HEAD_START_MS
     }
 
-    /// Runs the children to their end: answers their calls and passes on their events.
+    /// Runs the children to their end, and passes on their events.
     pub(crate) async fn run(
         self,
         start_ms: u64,
-        upstream: Arc<LiveUpstream>,
         events: mpsc::UnboundedSender<Event>,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut tasks = JoinSet::new();
         for talk in self.children {
-            tasks.spawn(run_one(talk, start_ms, Arc::clone(&upstream), events.clone(), stop.clone()));
+            tasks.spawn(run_one(talk, start_ms, events.clone(), stop.clone()));
         }
         while let Some(ended) = tasks.join_next().await {
             ended??;
@@ -114,7 +105,6 @@ impl Processes {
 async fn run_one(
     mut talk: Talk,
     start_ms: u64,
-    upstream: Arc<LiveUpstream>,
     events: mpsc::UnboundedSender<Event>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -130,10 +120,6 @@ async fn run_one(
             }
         };
         match heard {
-            ToParent::Call { id, request } => {
-                let response = upstream.answer(&request);
-                talk.tell(&ToChild::Answer { id, response }).await?;
-            }
             ToParent::Event(event) => drop(events.send(event)),
             ToParent::Failed(message) => bail!(message),
             ToParent::Ready => {}

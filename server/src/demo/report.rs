@@ -30,6 +30,9 @@ pub(crate) struct Report {
     /// Calls that were not admitted.
     pub(crate) denied: u64,
     pub(crate) upstream_refused: u64,
+    /// Which part of the admitted calls that was, where a stranger uses the pool too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) share_refused: Option<f64>,
     /// The time average of the share of the upstream's image quota that its rolling minute holds, from when on it is measured. Refused
     /// calls are not in it. `None` for a run that is no longer than that.
     pub(crate) quota_used: Option<f64>,
@@ -84,8 +87,10 @@ pub(crate) struct UserReport {
 pub(crate) enum Verdict {
     /// Nothing was over and nothing was refused.
     Kept,
-    /// A window was over its limit, or the upstream refused an admitted call.
+    /// A window was over its limit, or the upstream refused an admitted call though nobody else used the pool.
     Broken,
+    /// Nothing was over. With a stranger on the pool nobody can promise that nothing is refused.
+    Shared,
     /// Without limits, so that nothing was promised.
     Unlimited,
 }
@@ -117,7 +122,9 @@ impl Report {
             admitted: tally.admitted,
             served: tally.served,
         });
-        let broken = tally.refused > 0 || limits.iter().any(|limit| limit.over);
+        let is_shared = play.terms.stranger > 0.0;
+        let is_over = limits.iter().any(|limit| limit.over);
+        let admitted = tally.admitted.len() as u64;
         Ok(Self {
             store: match (&scenario.redis, scenario.unlimited) {
                 (_, true) => "none",
@@ -127,17 +134,20 @@ impl Report {
             processes: scenario.processes,
             seconds: lasted.as_secs(),
             wanted: tally.ended(),
-            admitted: tally.admitted.len() as u64,
+            admitted,
             denied: tally.denied + tally.failed,
             upstream_refused: tally.refused,
+            share_refused: is_shared.then(|| rounded(tally.refused as f64 / admitted.max(1) as f64)),
             quota_used: quota_used(play, tally, Period { from: play.measured_after, until: lasted }, |_| true),
             measured_after: play.measured_after,
             wait_ms: waits(tally, scenario.speed),
             limits,
             users: users.collect(),
-            verdict: match (scenario.unlimited, broken) {
-                (true, _) => Verdict::Unlimited,
-                (false, true) => Verdict::Broken,
+            verdict: match (is_over, is_shared) {
+                _ if scenario.unlimited => Verdict::Unlimited,
+                (true, _) => Verdict::Broken,
+                (false, true) => Verdict::Shared,
+                (false, false) if tally.refused > 0 => Verdict::Broken,
                 (false, false) => Verdict::Kept,
             },
         })

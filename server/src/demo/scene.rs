@@ -15,10 +15,11 @@ pub(crate) use self::crash::run_holder;
 use self::{crash::CrashArgs, incident::IncidentArgs, priority::PriorityArgs};
 use super::{
     load::{Group, Load},
-    options::{Play, SPEED_MAX, Scenario, number, url, whole},
+    options::{Play, SPEED_MAX, Scenario},
     policy::{self, TOKENS_PER_IMAGE},
-    upstream::{Enforcement, MINUTE, Terms},
+    upstream::{Enforcement, Headers, MINUTE, Terms},
 };
+use crate::flags::{number, url, whole};
 
 /// What can be played instead of the plain demo.
 #[derive(Subcommand)]
@@ -100,6 +101,8 @@ impl SceneFlags {
             tokens: pool * TOKENS_PER_IMAGE,
             enforcement: Enforcement::Refill,
             hidden_errors: false,
+            headers: Headers::default(),
+            stranger: 0.0,
         };
         Ok(Play { scenario, policy, terms, measured_after: defaults.measured_after })
     }

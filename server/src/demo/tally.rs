@@ -19,9 +19,7 @@ pub(crate) struct Tally {
     pub(crate) denied: u64,
     pub(crate) refused: u64,
     pub(crate) failed: u64,
-    /// Admitted calls whose commit failed.
-    pub(crate) unsettled: u64,
-    /// Why the first call or commit failed that did.
+    /// Why the first call failed that did.
     pub(crate) failure: Option<String>,
 }
 
@@ -55,7 +53,6 @@ impl Tally {
             denied: 0,
             refused: 0,
             failed: 0,
-            unsettled: 0,
             failure: None,
         }
     }
@@ -77,10 +74,6 @@ impl Tally {
                 of_user.admitted += 1;
                 of_user.served += u64::from(!admitted.refused);
                 self.refused += u64::from(admitted.refused);
-                if let Some(message) = &admitted.unsettled {
-                    self.unsettled += 1;
-                    self.failure.get_or_insert(message.clone());
-                }
                 self.admitted.push((user, admitted));
             }
             Outcome::Denied => self.denied += 1,

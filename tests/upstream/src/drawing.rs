@@ -1,5 +1,7 @@
 //! What a call asks to be drawn, whatever endpoint it came to.
 
+use std::time::Duration;
+
 use crate::picture::Picture;
 
 /// No picture is larger, whatever a model draws.
@@ -70,6 +72,8 @@ pub(crate) struct Drawing {
     pub(crate) by_url: bool,
     /// The images given, a mask among them.
     pub(crate) inputs: Vec<Pixels>,
+    /// How long the caller wants it to take, by the server's clock, beside the latency of the terms.
+    pub(crate) draw_for: Duration,
 }
 
 impl Drawing {

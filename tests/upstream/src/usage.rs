@@ -105,6 +105,7 @@ mod tests {
             high_fidelity: false,
             by_url: false,
             inputs: vec![],
+            draw_for: std::time::Duration::ZERO,
         }
     }
 

@@ -1,48 +1,21 @@
-//! The child's side: plays its users and asks the parent for whatever the upstream is asked.
+//! The child's side: plays its users, and tells the parent what happens.
 
-use std::{collections::HashMap, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use parking_lot::Mutex;
 use tokio::{
     io::AsyncWriteExt,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 
 use super::{Parent, ToChild, ToParent};
 use crate::demo::{
-    fleet::{Fleet, Link},
+    fleet::Fleet,
     gate::{Gate, epoch_ms},
     options::Scenario,
-    upstream::{Request, Response},
+    upstream::Address,
 };
-
-/// The calls that wait for the parent's answer, by id. `None` once the parent has gone.
-type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Response>>>>>;
-
-/// Carries calls to the parent's upstream.
-#[derive(Clone)]
-pub(crate) struct CallParent {
-    waiting: Waiting,
-    next: Arc<std::sync::atomic::AtomicU64>,
-    says: mpsc::UnboundedSender<ToParent>,
-}
-
-impl CallParent {
-    fn new(says: mpsc::UnboundedSender<ToParent>) -> Self {
-        Self { waiting: Arc::new(Mutex::new(Some(HashMap::new()))), next: Arc::default(), says }
-    }
-
-    /// `None` when the parent has gone.
-    pub(crate) async fn call(&self, request: Request) -> Option<Response> {
-        let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
-        self.waiting.lock().as_mut()?.insert(id, answer);
-        self.says.send(ToParent::Call { id, request }).ok()?;
-        answered.await.ok()
-    }
-}
 
 /// Plays one process of a demo: `allotment demo-process`, started by `allotment demo --processes`.
 pub(crate) async fn run_child() -> Result<ExitCode> {
@@ -65,20 +38,21 @@ pub(crate) async fn run_child() -> Result<ExitCode> {
 /// Plays to the end; what went wrong is told without secrets.
 async fn play(parent: &mut Parent, says: &mpsc::UnboundedSender<ToParent>) -> Result<(), String> {
     let plain = |error: anyhow::Error| format!("{error:#}");
-    let Some(ToChild::Play { scenario, index }) = parent.hear().await.map_err(plain)? else {
+    let Some(ToChild::Play { scenario, upstream, index }) = parent.hear().await.map_err(plain)? else {
         return Err("the parent did not say what to play".to_owned());
     };
     let secrets = scenario.secrets();
-    play_scenario(*scenario, index, parent, says).await.map_err(|error| secrets.redact(&plain(error)))
+    play_scenario(*scenario, &upstream, index, parent, says).await.map_err(|error| secrets.redact(&plain(error)))
 }
 
 async fn play_scenario(
     scenario: Scenario,
+    upstream: &Address,
     index: usize,
     parent: &mut Parent,
     says: &mpsc::UnboundedSender<ToParent>,
 ) -> Result<()> {
-    let gate = Gate::new(&scenario)?;
+    let gate = Gate::new(&scenario, upstream)?;
     gate.ready().await?;
     let _ = says.send(ToParent::Ready);
     let Some(ToChild::Start { at_ms }) = parent.hear().await? else { bail!("the parent did not say when to start") };
@@ -91,11 +65,9 @@ async fn play_scenario(
         }
     });
     let (stop, stopped) = watch::channel(false);
-    let calls = CallParent::new(says.clone());
     let fleet = Fleet {
         scenario: Arc::new(scenario),
         gate,
-        link: Link::Parent(calls.clone()),
         events,
         stop: stopped,
         start: Instant::now() + Duration::from_millis(at_ms.saturating_sub(epoch_ms())),
@@ -103,26 +75,19 @@ async fn play_scenario(
     let users = (index..fleet.scenario.load.users()).step_by(fleet.scenario.processes);
     tokio::select! {
         () = fleet.run(users) => {}
-        () = listen(parent, &calls.waiting, &stop) => bail!("the parent process has gone"),
+        () = listen(parent, &stop) => bail!("the parent process has gone"),
     }
     forwarding.await.context("passing on what happened")
 }
 
-/// Takes the parent's answers until the parent has gone.
-async fn listen(parent: &mut Parent, waiting: &Waiting, stop: &watch::Sender<bool>) {
+/// Hears the parent until it has gone.
+async fn listen(parent: &mut Parent, stop: &watch::Sender<bool>) {
     while let Ok(Some(message)) = parent.hear().await {
         match message {
-            ToChild::Answer { id, response } => {
-                let answer = waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
-                if let Some(answer) = answer {
-                    let _ = answer.send(response);
-                }
-            }
             ToChild::Stop => drop(stop.send(true)),
             ToChild::Play { .. } | ToChild::Start { .. } => {}
         }
     }
-    waiting.lock().take();
 }
 
 /// Writes what is said, as many lines at once as there are.

@@ -5,7 +5,11 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, Color, LineStyle, Table, TableStyle};
 
 use super::{LimitReport, Report, UserReport, Verdict};
-use crate::demo::{options::Play, tally::Tally, upstream::Enforcement};
+use crate::demo::{
+    options::Play,
+    tally::Tally,
+    upstream::{Enforcement, Headers},
+};
 
 /// A line under the header and nothing else: it reads well in a log too.
 const LOOK: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
@@ -29,9 +33,18 @@ pub(crate) fn setting(play: &Play) -> String {
         Enforcement::TenSeconds => "and their share of each 10 s",
     };
     let hidden = if play.terms.hidden_errors { "; refusals come with status 200" } else { "" };
+    let headers = match play.terms.headers {
+        Headers::Always => "",
+        Headers::Refusals => "; it tells of its limits when it refuses",
+        Headers::Never => "; it does not tell of its limits",
+    };
     let each =
         if scenario.load.orgs() > 1 { format!(" for each of {} orgs", scenario.load.orgs()) } else { String::new() };
-    let mut text = format!("Simulated API: {} images a minute{each}, {enforcement}{hidden}", play.terms.images);
+    let mut text =
+        format!("Simulated API: {} images a minute{each}, {enforcement}{hidden}{headers}", play.terms.images);
+    if play.terms.stranger > 0.0 {
+        let _ = write!(text, "\nStranger: asks for {} of that", percent(play.terms.stranger));
+    }
     let users =
         format!("{} users in {}", scenario.load.users(), counted(scenario.processes as u64, "process", "processes"));
     let _ = write!(text, "\nLoad: {users}, seed {}, {} times as fast", scenario.load.seed, scenario.speed);
@@ -62,7 +75,10 @@ pub(crate) fn summary(report: &Report, tally: &Tally) -> String {
     table.add_row(row("waited", waited));
     table.add_row(vec![
         Cell::new("refused upstream (429)"),
-        judged(report.upstream_refused, report.upstream_refused > 0),
+        match report.share_refused {
+            Some(share) => Cell::new(format!("{} ({} of the admitted)", report.upstream_refused, percent(share))),
+            None => judged(report.upstream_refused, report.upstream_refused > 0),
+        },
     ]);
     let used = match report.quota_used {
         // A refilling API that nobody has used serves nearly twice its limit in the first minute.
@@ -130,6 +146,9 @@ pub(crate) fn conclusion(report: &Report) -> String {
     let refused = counted(report.upstream_refused, "call", "calls");
     match report.verdict {
         Verdict::Kept => "No rolling window was over its limit, and the API refused no admitted call.".to_owned(),
+        Verdict::Shared => format!(
+            "No rolling window was over its limit. With a stranger on its pool the API refused {refused} that had been admitted."
+        ),
         Verdict::Broken => format!(
             "BROKEN: {} had a window over the limit, and the API refused {refused} that had been admitted.",
             counted(over, "limit", "limits")

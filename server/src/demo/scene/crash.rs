@@ -15,10 +15,9 @@ use clap::Args;
 pub(crate) use self::holder::run_holder;
 use self::{play::play, report::Report, slots::Terms};
 use crate::{
-    demo::{
-        BROKEN, INTERRUPTED, interruptions,
-        options::{url, whole},
-    },
+    demo::BROKEN,
+    flags::{url, whole},
+    interrupt::{INTERRUPTED, interruptions},
     output::{note_line, print_line},
 };
 

@@ -9,12 +9,15 @@ use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::{Defaults, SceneFlags, figures::Calls};
-use crate::demo::{
-    Played,
-    load::Group,
-    options::{Play, number, whole},
-    report::{Period, Report, quota_used, table},
-    upstream::MINUTE,
+use crate::{
+    demo::{
+        Played,
+        load::Group,
+        options::Play,
+        report::{Period, Report, quota_used, table},
+        upstream::MINUTE,
+    },
+    flags::{number, whole},
 };
 
 /// What the greedy user of the report wanted a minute, of a pool of this size.

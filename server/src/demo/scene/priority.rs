@@ -9,12 +9,15 @@ use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::{Defaults, SceneFlags, figures::Calls};
-use crate::demo::{
-    Played,
-    load::Group,
-    options::{Play, whole},
-    report::{Period, Report, images_admitted, rounded, table},
-    upstream::MINUTE,
+use crate::{
+    demo::{
+        Played,
+        load::Group,
+        options::Play,
+        report::{Period, Report, images_admitted, rounded, table},
+        upstream::MINUTE,
+    },
+    flags::whole,
 };
 
 /// What batch work wants, in pools, by how many users, and how long they wait.

@@ -1,5 +1,7 @@
 //! What a call asks, read from JSON or from a form.
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, to_bytes},
     extract::{DefaultBodyLimit, FromRequest, Multipart, multipart::MultipartError},
@@ -20,6 +22,9 @@ use crate::{
 
 /// A request may be this large, as upstream's may.
 const BODY_MAX: usize = 1024 * 1024 * 1024;
+
+/// A call may say by `draw_ms`, which no real API has, how long its drawing takes. No drawing takes longer than this.
+const DRAW_MS_MAX: u64 = 600_000;
 
 /// A request as it came, and what it means.
 #[derive(Debug)]
@@ -235,6 +240,10 @@ fn drawing(fields: &Value, name: &str, prompt: &str, inputs: Vec<Pixels>) -> Res
     if fidelity.is_some() && matches!(counting, Some(Counting::Formula(_))) {
         return Err(wrong("input_fidelity", format!("'input_fidelity' is not supported by {name}.")));
     }
+    let draw_ms = number(fields, "draw_ms")?.unwrap_or(0);
+    if draw_ms > DRAW_MS_MAX {
+        return Err(wrong("draw_ms", format!("Expected at most {DRAW_MS_MAX}, but got {draw_ms}.")));
+    }
     Ok(Drawing {
         model: name.to_owned(),
         prompt: prompt.to_owned(),
@@ -246,6 +255,7 @@ fn drawing(fields: &Value, name: &str, prompt: &str, inputs: Vec<Pixels>) -> Res
         high_fidelity: fidelity == Some("high"),
         by_url: text(fields, "response_format") == Some("url"),
         inputs,
+        draw_for: Duration::from_millis(draw_ms),
     })
 }
 

@@ -65,7 +65,7 @@ impl Judge<'_> {
                 return *refused;
             }
         };
-        sleep(self.latency()).await;
+        sleep(self.latency(drawing.draw_for)).await;
         let artist = Artist { terms: &self.shared.terms, endpoint: self.endpoint, host: &self.host };
         let mut reply = artist.draw(&drawing, &usage);
         visit.ends_as(End::Served);
@@ -161,11 +161,11 @@ impl Judge<'_> {
         reply
     }
 
-    fn latency(&self) -> Duration {
+    fn latency(&self, draw_for: Duration) -> Duration {
         let latency = self.shared.terms.latency;
         let spread = latency.most.saturating_sub(latency.least);
         let jitter = if spread.is_zero() { 0.0 } else { self.shared.random.lock().f64() };
-        self.shared.clock.real(latency.least + spread.mul_f64(jitter))
+        self.shared.clock.real(draw_for + latency.least + spread.mul_f64(jitter))
     }
 
     /// The figures of an error that no limit gave: as if the minute's images were just used up.

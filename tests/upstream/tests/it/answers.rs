@@ -1,6 +1,9 @@
 //! What is drawn arrives: as a picture that decodes, by every endpoint, at once and as a stream.
 
-use std::io::Cursor;
+use std::{
+    io::Cursor,
+    time::{Duration, Instant},
+};
 
 use allotment_upstream::{ChatPicture, Pictures, Terms, UsageReport};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -142,4 +145,15 @@ async fn the_same_prompt_gives_the_same_picture() {
     assert_eq!(first.json()["data"], second.json()["data"]);
     let other = caller.send("/v1/images/generations", lighthouse(json!({ "prompt": "a mill" }))).await;
     assert_ne!(first.json()["data"], other.json()["data"]);
+}
+
+#[tokio::test]
+async fn a_call_may_say_how_long_its_drawing_takes() {
+    let (_upstream, caller) = start(Terms::new().speed(100.0)).await;
+    let began = Instant::now();
+    assert_eq!(caller.draw(json!({ "draw_ms": 5_000 })).await.status, 200);
+    assert!(began.elapsed() >= Duration::from_millis(50), "by its own clock: {:?}", began.elapsed());
+    for wrong in [json!(600_001), json!("long"), json!(-1)] {
+        assert_eq!(caller.draw(json!({ "draw_ms": wrong })).await.status, 400, "{wrong}");
+    }
 }
