@@ -21,7 +21,7 @@ use crate::{
         classify,
         endpoint::{self, Assembly, Mode, Reading, Spelled, Step},
         error::{ImageError, ImageErrorKind},
-        estimate::{Estimate, Estimator},
+        estimate::{Estimate, Estimator, SPEND},
         feedback::{Feedback, Pace, Sharing},
         headers::RateHeaders,
         refusal::{Refusal, RefusalKind},
@@ -30,7 +30,6 @@ use crate::{
         route::{
             Route,
             capability::{Delivery, Need},
-            state::SPEND,
         },
         sse,
         stream::{Events, ImageEvent},
@@ -99,10 +98,10 @@ impl Attempt<'_> {
         let incoming = match self.transport.send(ready).await {
             Ok(incoming) => incoming,
             Err(error) => {
-                if error.kind() == ImageErrorKind::Unreachable {
-                    if let Err(unsettled) = permit.release().await {
-                        note(&unsettled);
-                    }
+                if error.kind() == ImageErrorKind::Unreachable
+                    && let Err(unsettled) = permit.release().await
+                {
+                    note(&unsettled);
                 }
                 return Err(error);
             }

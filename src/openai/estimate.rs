@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The custom resource that counts money, in millionths of a dollar.
-const SPEND: &str = "spend_micros";
+pub(super) const SPEND: &str = "spend_micros";
 
 /// What one call is expected to cost.
 #[derive(Clone, Debug, PartialEq)]

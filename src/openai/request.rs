@@ -284,8 +284,10 @@ macro_rules! named {
 
 named! {
     /// How much effort goes into an image.
+    #[derive(Default)]
     Quality, "quality", {
         /// The model chooses.
+        #[default]
         Auto = "auto",
         /// For previews.
         Low = "low",
@@ -345,11 +347,5 @@ named! {
         Low = "low",
         /// Closely; costs more input tokens.
         High = "high",
-    }
-}
-
-impl Default for Quality {
-    fn default() -> Self {
-        Self::Auto
     }
 }

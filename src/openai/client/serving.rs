@@ -18,7 +18,7 @@ use crate::{
     openai::{
         attempt::{Attempt, Made},
         error::ImageError,
-        estimate::Estimate,
+        estimate::{Estimate, SPEND},
         feedback::Sharing,
         refusal::RefusalKind,
         request::ImageRequest,
@@ -26,7 +26,7 @@ use crate::{
         route::{
             capability::{Delivery, Need},
             choice::Moment,
-            state::{RouteState, SPEND},
+            state::RouteState,
             walk::walk,
             walker::{Admission, Journal, Stuck, Walked, Walker},
         },

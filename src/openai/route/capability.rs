@@ -154,11 +154,6 @@ impl ModelList {
         let models = listed.data.into_iter().map(|entry| (entry.id, entry.shutdown_date.and_then(date)));
         Some(Self { models: models.collect() })
     }
-
-    /// When a model is shut down, if upstream says so.
-    pub(in crate::openai) fn shut_down_at(&self, model: &str) -> Option<SystemTime> {
-        self.models.get(model).copied().flatten()
-    }
 }
 
 /// What is known of what a route can do.
@@ -295,7 +290,7 @@ mod tests {
             {"id":"null","shutdown_date":null}]}"#;
         let list = ModelList::read(body).unwrap();
         let day = |text: &str| humantime::parse_rfc3339(text).unwrap();
-        assert_eq!(list.shut_down_at("gpt-image-1.5"), Some(day("2026-12-01T00:00:00Z")));
+        assert_eq!(list.models["gpt-image-1.5"], Some(day("2026-12-01T00:00:00Z")));
         let (mut abilities, now) = (Abilities::default(), Instant::now());
         abilities.list(&list, now, day("2026-11-30T23:59:30Z"));
         let stop = |model: &str, now| abilities.stop(&edit(), model, now);

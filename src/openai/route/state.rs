@@ -15,7 +15,7 @@ use crate::{
     cost::Cost,
     openai::{
         error::ImageError,
-        estimate::Estimate,
+        estimate::{Estimate, SPEND},
         route::{
             Route, Style,
             capability::{Abilities, Lack, ModelList, Need},
@@ -25,9 +25,6 @@ use crate::{
     resource::Resource,
     subject::Subject,
 };
-
-/// What custom resource counts money.
-pub(in crate::openai) const SPEND: &str = "spend_micros";
 
 /// A route and what was learnt of it.
 #[derive(Debug)]
