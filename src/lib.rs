@@ -31,6 +31,7 @@ pub mod testing;
 mod docs {
     #![doc = include_str!("../docs/controls.md")]
     #![cfg_attr(feature = "openai", doc = include_str!("../docs/estimates.md"))]
+    #![cfg_attr(feature = "openai", doc = include_str!("../docs/images.md"))]
     #![doc = include_str!("../docs/inspection.md")]
     #![doc = include_str!("../docs/policy.md")]
     #![cfg_attr(feature = "openai", doc = include_str!("../docs/routes.md"))]
