@@ -264,10 +264,11 @@ async fn azure_is_asked_where_its_variables_are_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn routes_of_a_file_are_asked_with_the_keys_that_it_names() {
     let stage = Stage::new(Terms::new()).await;
-    let route =
-        |name: &str, url: &str| format!("[[route]]\nname = \"{name}\"\nbase_url = \"{url}\"\nkey_env = \"PLANTED\"\n");
+    let route = |name: &str, url: &str, priority: u8| {
+        format!("[[route]]\nname = \"{name}\"\nbase_url = \"{url}\"\nkey_env = \"PLANTED\"\npriority = {priority}\n")
+    };
     // Nothing listens on port 1.
-    let text = route("gone", "http://127.0.0.1:1/v1") + &route("there", &stage.upstream.base_url());
+    let text = route("gone", "http://127.0.0.1:1/v1", 0) + &route("there", &stage.upstream.base_url(), 1);
     stage.write("routes.toml", &text);
     let args = ["--out", "a.png", "--quality", "low", "--routes", "routes.toml", "--json"];
     let ran = Ran::of(stage.command(&args).env("PLANTED", KEY).output().unwrap());
@@ -322,7 +323,7 @@ async fn a_bad_flag_is_named_with_what_is_allowed() {
         (vec!["--preset", "tier-9", "--out", "a.png"], ["--preset", "openai-2026-tier-3"]),
         (vec!["--policy", "none.toml", "--out", "a.png"], ["--policy none.toml", "No such file"]),
         (vec!["--base-url", "ftp://host", "--out", "a.png"], ["base_url", "https"]),
-        (vec!["--size", "100x100", "--out", "a.png"], ["100x100", "gpt-image-2"]),
+        (vec!["--size", "100x100", "--out", "a.png"], ["100x100", "multiples of 16"]),
     ] {
         stage.image(&args).ended(2, &expected);
     }

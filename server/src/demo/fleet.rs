@@ -149,7 +149,9 @@ impl Fleet {
             _ if error.kind() == ImageErrorKind::NotAdmitted && is_denied => Outcome::Denied,
             Some(at_ms) if is_refused => {
                 let (images, tokens) = if self.scenario.unlimited { (call.images, call.tokens()) } else { (0, 0) };
-                let (seen_after_ms, waited) = (millis(self.start.elapsed()), asked.elapsed());
+                let seen_after_ms = millis(self.start.elapsed());
+                // The answer came at once: nearly all of that was waiting.
+                let waited = if self.scenario.unlimited { Duration::ZERO } else { asked.elapsed() };
                 Outcome::Admitted(Admitted { at_ms, seen_after_ms, waited, images, tokens, refused: true })
             }
             _ => Outcome::Failed(self.scenario.secrets().redact(&in_full(error))),
