@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Headers tell of limits per minute.
-const WINDOW: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// How long an upstream without room is left alone where it does not say.
 const OVERLOADED: Duration = Duration::from_secs(2);
 /// What says more than was known is told at most so often per pool and resource, and what does not, so seldom.
@@ -35,14 +35,28 @@ const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// So many pools are remembered at least. Above it those that were told of long ago are forgotten.
 const POOLS: usize = 1_024;
 
-/// When the limiter was told of which pool last. Of a whole client.
-#[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<HashMap<(Subject, Resource), Instant>>);
+/// How fast upstream's time runs, and when the limiter was told of which pool last. Of a whole client.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// How long a minute of upstream's lasts here.
+    minute: Duration,
+    told: Mutex<HashMap<(Subject, Resource), Instant>>,
+}
 
 impl Pace {
+    pub(super) fn new(minute: Duration) -> Self {
+        Self { minute, told: Mutex::default() }
+    }
+
+    /// How long a time of upstream's lasts here.
+    pub(super) fn lasts(&self, time: Duration) -> Duration {
+        time.mul_f64(self.minute.div_duration_f64(MINUTE))
+    }
+
     /// Whether it is time to tell of a resource of this pool; if so, notes that it is told now.
     fn is_due(&self, pool: &Subject, resource: &Resource, after: Duration, now: Instant) -> bool {
-        let mut told = self.0.lock();
+        let after = self.lasts(after);
+        let mut told = self.told.lock();
         if told.len() >= POOLS {
             told.retain(|_, at| now.duration_since(*at) < TOLD_AFTER);
         }
@@ -95,7 +109,7 @@ impl Feedback {
     ) -> Self {
         let (now, pool) = (Instant::now(), pool(subject));
         let is_due = |standing: &Standing| {
-            let after = match is_news(permit.limits(), standing) {
+            let after = match is_news(permit.limits(), standing, pace.minute) {
                 _ if refusal.is_some() => Duration::ZERO,
                 Some(true) => NEWS_AFTER,
                 Some(false) => TOLD_AFTER,
@@ -105,15 +119,21 @@ impl Feedback {
             pace.is_due(&pool, &standing.resource, after, now)
         };
         let due = standings(rates, refusal).into_iter().filter(is_due);
-        let observation =
-            |standing: Standing| Observation::new(permit, standing.resource, standing.remaining).out_of(standing.limit);
+        let observation = |standing: Standing| {
+            let observation = Observation::new(permit, standing.resource, standing.remaining).window(pace.minute);
+            observation.out_of(standing.limit)
+        };
         let observations = due.map(observation).collect();
         let is_held = |refusal: &&Refusal| {
             // an upstream without room says nothing of the quota that other routes have: those are asked meanwhile
             refusal.kind != RefusalKind::Overloaded || sharing == Sharing::Alone
         };
         let held = refusal.filter(is_held);
-        let cool_downs = held.map(|refusal| cool_downs(refusal, permit.cost(), fastrand::f64())).unwrap_or_default();
+        let mut cool_downs =
+            held.map(|refusal| cool_downs(refusal, permit.cost(), fastrand::f64())).unwrap_or_default();
+        for cool_down in &mut cool_downs {
+            cool_down.lasting = pace.lasts(cool_down.lasting);
+        }
         Self { observations, cool_downs }
     }
 
@@ -143,9 +163,9 @@ fn pool(subject: &Subject) -> Subject {
 
 /// Whether upstream counts more than this fleet knew of when the call was admitted: the fullest of several limits is that of the org. `None`:
 /// nothing counts it.
-fn is_news(limits: &[LimitStatus], standing: &Standing) -> Option<bool> {
+fn is_news(limits: &[LimitStatus], standing: &Standing, minute: Duration) -> Option<bool> {
     let counts = |status: &&LimitStatus| {
-        status.resource == standing.resource && u128::from(status.window_ms) == WINDOW.as_millis() && !status.shadow
+        status.resource == standing.resource && u128::from(status.window_ms) == minute.as_millis() && !status.shadow
     };
     let known = limits.iter().filter(counts).map(|status| status.used).max()?;
     Some(standing.limit.saturating_sub(standing.remaining) > known)
@@ -153,7 +173,7 @@ fn is_news(limits: &[LimitStatus], standing: &Standing) -> Option<bool> {
 
 /// What headers say, and a refusal that has figures of a minute: it knows better.
 fn standings(rates: &RateHeaders, refusal: Option<&Refusal>) -> Vec<Standing> {
-    let figures = refusal.and_then(|refusal| refusal.figures.as_ref()).filter(|figures| figures.window == WINDOW);
+    let figures = refusal.and_then(|refusal| refusal.figures.as_ref()).filter(|figures| figures.window == MINUTE);
     let stated = figures.and_then(|figures| {
         // what would remain had the call counted, as it does here
         let counted = figures.used?.saturating_add(figures.requested.unwrap_or(0));
@@ -217,24 +237,24 @@ mod tests {
 
     fn images_used(used: Option<u64>) -> RefusalFigures {
         let (model, pool, requested) = (None, None, Some(1));
-        RefusalFigures { resource: Resource::Images, model, pool, limit: 250, used, requested, window: WINDOW }
+        RefusalFigures { resource: Resource::Images, model, pool, limit: 250, used, requested, window: MINUTE }
     }
 
     #[test]
     fn only_use_that_the_fleet_does_not_know_of_is_news() {
         let limits = [status("user", 3, 60_000), status("org", 40, 60_000), status("burst", 200, 1_000)];
         let says = |remaining| Standing { resource: Resource::Images, limit: 250, remaining };
-        assert_eq!(is_news(&limits, &says(210)), Some(false), "as many as are known");
-        assert_eq!(is_news(&limits, &says(230)), Some(false), "fewer");
-        assert_eq!(is_news(&limits, &says(209)), Some(true), "more");
+        assert_eq!(is_news(&limits, &says(210), MINUTE), Some(false), "as many as are known");
+        assert_eq!(is_news(&limits, &says(230), MINUTE), Some(false), "fewer");
+        assert_eq!(is_news(&limits, &says(209), MINUTE), Some(true), "more");
         let tokens = Standing { resource: Resource::Tokens, limit: 9, remaining: 0 };
-        assert_eq!(is_news(&limits, &tokens), None, "nothing counts it");
-        assert_eq!(is_news(&[status("day", 0, 86_400_000)], &says(0)), None, "another window");
+        assert_eq!(is_news(&limits, &tokens, MINUTE), None, "nothing counts it");
+        assert_eq!(is_news(&[status("day", 0, 86_400_000)], &says(0), MINUTE), None, "another window");
     }
 
     #[test]
     fn a_pool_is_told_of_at_a_pace() {
-        let (pace, now) = (Pace::default(), Instant::now());
+        let (pace, now) = (Pace::new(MINUTE), Instant::now());
         let pool = |org: &str| Subject::org(org).model("m");
         let due = |org: &str, after, at_ms| {
             pace.is_due(&pool(org), &Resource::Images, after, now + Duration::from_millis(at_ms))
@@ -247,7 +267,7 @@ mod tests {
         for pool in 0..3_000 {
             due(&pool.to_string(), TOLD_AFTER, 2_000 + pool);
         }
-        assert!(pace.0.lock().len() <= POOLS + 1, "those of long ago are forgotten");
+        assert!(pace.told.lock().len() <= POOLS + 1, "those of long ago are forgotten");
     }
 
     #[test]

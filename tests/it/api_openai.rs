@@ -49,6 +49,7 @@ async fn a_client_is_built_with_all_its_settings() {
         .cache(Cache::memory(1 << 20, day).unwrap())
         .single_flight()
         .max_wait(Duration::ZERO)
+        .upstream_minute(Duration::from_secs(60))
         .timeout(day)
         .connect_timeout(day)
         .idle_timeout(day)

@@ -10,7 +10,7 @@ use crate::{
         cache::{Cache, key::CacheKey},
         error::ImageError,
         estimate::Estimator,
-        feedback::Pace,
+        feedback::{MINUTE, Pace},
         flight::Flights,
         models::Models,
         profile::Profile,
@@ -41,6 +41,7 @@ pub struct ImageClientBuilder {
     cache: Option<Cache>,
     flights: Option<Flights<CacheKey, Images, ImageError>>,
     max_wait: Duration,
+    upstream_minute: Duration,
     bounds: Bounds,
 }
 
@@ -66,6 +67,7 @@ impl ImageClientBuilder {
             cache: None,
             flights: None,
             max_wait: Duration::from_secs(60),
+            upstream_minute: MINUTE,
             bounds,
         }
     }
@@ -158,6 +160,13 @@ impl ImageClientBuilder {
         self
     }
 
+    /// How long a minute of upstream's lasts here: its hints and the client's pauses are taken in proportion, and what it says of its limits
+    /// is for limits of this window. For simulated upstreams whose time runs faster. Default: 60 s.
+    pub fn upstream_minute(mut self, minute: Duration) -> Self {
+        self.upstream_minute = minute;
+        self
+    }
+
     /// How long an attempt may take until its answer is complete. Default: 600 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.bounds.total = timeout;
@@ -205,7 +214,7 @@ impl ImageClientBuilder {
             models,
             estimator,
             retries: Retries::new(self.retry),
-            pace: Pace::default(),
+            pace: Pace::new(self.upstream_minute),
             profile: self.profile,
             access: self.access,
             cache: self.cache,

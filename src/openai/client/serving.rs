@@ -126,6 +126,7 @@ impl<'a> Serving<'a> {
             }
             walks += 1;
             let pause = self.core.retries.pause(&error, walks, fastrand::f64());
+            let pause = pause.map(|pause| self.core.pace.lasts(pause));
             let Some(pause) = pause.filter(|pause| *pause <= self.patience()) else { return Err(error) };
             telemetry::image_repeated(error.kind().name(), pause);
             sleep(pause).await;
