@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use allotment::{
     Error, Limit, Limiter, Policy, PolicySource, Subject,
-    openai::{ImageClient, ImageError, ImageRequest, Quality, Route, RoutePrice, Size},
+    openai::{ImageClient, ImageError, ImageRequest, Images, Quality, Route, RoutePrice, Size},
 };
 use allotment_upstream::{Limits, Org, Terms, Upstream};
 
@@ -73,9 +73,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn report(who: &str, drawn: Result<allotment::openai::Images, ImageError>) -> Result<(), ImageError> {
+fn report(who: &str, drawn: Result<Images, ImageError>) -> Result<(), ImageError> {
     let served = drawn?.served;
     let passed: Vec<_> = served.failed.iter().map(|failed| &*failed.route).collect();
-    println!("{who:>10}: {:<12} passed by: {}", served.route, passed.join(", "));
+    let passed = if passed.is_empty() { "none".to_owned() } else { passed.join(", ") };
+    println!("{who:>10}: {:<12} passed by: {passed}", served.route);
     Ok(())
 }
