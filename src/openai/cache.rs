@@ -41,7 +41,6 @@ const WITHIN: Duration = Duration::from_secs(1);
 #[must_use = "a cache does nothing until a client has it"]
 pub struct Cache {
     place: Place,
-    ttl: Duration,
     entry_bytes_max: u64,
     scope: Scope,
 }
@@ -50,7 +49,10 @@ pub struct Cache {
 enum Place {
     Memory(moka::future::Cache<CacheKey, Bytes>),
     #[cfg(feature = "redis")]
-    Redis(Box<RedisStore>),
+    Redis {
+        store: Box<RedisStore>,
+        ttl: Duration,
+    },
 }
 
 /// Who sees what was drawn for an org.
@@ -75,7 +77,7 @@ impl Cache {
         let ttl = checked(ttl)?;
         let weight = |_: &CacheKey, kept: &Bytes| u32::try_from(kept.len()).unwrap_or(u32::MAX);
         let kept = moka::future::Cache::builder().max_capacity(bytes_max).weigher(weight).time_to_live(ttl).build();
-        Ok(Self::new(Place::Memory(kept), ttl))
+        Ok(Self::new(Place::Memory(kept)))
     }
 
     /// In Redis, for every process of a fleet, each answer for `ttl`. Connects at the first use.
@@ -91,11 +93,11 @@ impl Cache {
     pub fn redis(url: &str, ttl: Duration) -> Result<Self, ImageError> {
         let ttl = checked(ttl)?;
         let store = RedisStore::new(url, WITHIN).map_err(|error| ImageError::invalid(format!("cache: {error}")))?;
-        Ok(Self::new(Place::Redis(Box::new(store)), ttl))
+        Ok(Self::new(Place::Redis { store: Box::new(store), ttl }))
     }
 
-    fn new(place: Place, ttl: Duration) -> Self {
-        Self { place, ttl, entry_bytes_max: Self::ENTRY_BYTES_MAX, scope: Scope::Org }
+    fn new(place: Place) -> Self {
+        Self { place, entry_bytes_max: Self::ENTRY_BYTES_MAX, scope: Scope::Org }
     }
 
     /// The largest answer that is kept, in bytes. Default: [`ENTRY_BYTES_MAX`](Self::ENTRY_BYTES_MAX).
@@ -123,7 +125,7 @@ impl Cache {
         let kept = match &self.place {
             Place::Memory(kept) => kept.get(key).await,
             #[cfg(feature = "redis")]
-            Place::Redis(store) => match store.kept(&key.spelled()).await {
+            Place::Redis { store, .. } => match store.kept(&key.spelled()).await {
                 Ok(kept) => kept.map(Bytes::from),
                 Err(error) => {
                     tracing::debug!(kind = ?error.kind(), %error, "the cache of images does not answer");
@@ -150,8 +152,8 @@ impl Cache {
         match &self.place {
             Place::Memory(kept) => kept.insert(key, encoded).await,
             #[cfg(feature = "redis")]
-            Place::Redis(store) => {
-                if let Err(error) = store.keep(&key.spelled(), &encoded, self.ttl).await {
+            Place::Redis { store, ttl } => {
+                if let Err(error) = store.keep(&key.spelled(), &encoded, *ttl).await {
                     tracing::debug!(kind = ?error.kind(), %error, "the cache of images keeps nothing");
                     telemetry::image_cache("failure");
                 }
