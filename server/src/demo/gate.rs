@@ -13,6 +13,9 @@ use anyhow::Result;
 use super::{options::Scenario, upstream::Address};
 use crate::unlimited;
 
+/// Far more than a connection takes within a host, however busy that is.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Makes calls, each as soon as it is admitted.
 #[derive(Clone)]
 pub(crate) struct Gate {
@@ -46,8 +49,9 @@ impl Gate {
         let limiter = builder.build()?;
         let client = |key: &String| {
             let route = Route::compatible("demo", upstream.base_url.as_str(), key.as_str());
-            // A refusal shall show as one.
-            ImageClient::builder().limiter(limiter.clone()).route(route).retry(RetryPolicy::none()).build()
+            // A refusal shall show as one, and a host that is slow to connect is not an API that is gone.
+            let client = ImageClient::builder().limiter(limiter.clone()).route(route).retry(RetryPolicy::none());
+            client.connect_timeout(CONNECT_TIMEOUT).build()
         };
         let clients = upstream.keys.iter().map(client).collect::<Result<_, ImageError>>()?;
         Ok(Self { limiter, clients })

@@ -55,7 +55,7 @@ pub(crate) struct SceneFlags {
     #[arg(long, value_name = "TIMES", value_parser = number(1.0..=SPEED_MAX), allow_negative_numbers = true)]
     speed: Option<f64>,
 
-    /// Seconds of traffic, before they are sped up [default: 60 real seconds at the default speed]
+    /// Seconds of traffic, before they are sped up [default: six windows of the incident, ten of the priorities]
     #[arg(long, value_name = "SECONDS", value_parser = whole(1..=86_400), allow_negative_numbers = true)]
     seconds: Option<u64>,
 

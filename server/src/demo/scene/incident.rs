@@ -25,7 +25,7 @@ const GREEDY_PER_MINUTE: f64 = 10_000.0;
 const POOL: f64 = 4_000.0;
 /// More calls a minute than this, in one run, are not for one process.
 const CALLS_MAX: f64 = 200_000.0;
-const DEFAULTS: Defaults = Defaults { speed: 6.0, windows: 6, calls: 22_000.0, measured_after: SETTLED };
+const DEFAULTS: Defaults = Defaults { speed: 3.0, windows: 6, calls: 22_000.0, measured_after: SETTLED };
 /// Nobody has a place at first, and the level is found in the second window.
 const SETTLED: Duration = Duration::from_secs(120);
 const LIGHT: &str = "light";
