@@ -6,6 +6,7 @@ mod secrets;
 mod settings;
 mod stage;
 mod streams;
+mod vectors;
 
 use std::time::Duration;
 
