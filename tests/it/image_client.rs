@@ -4,6 +4,7 @@ mod charges;
 mod feedback;
 mod secrets;
 mod settings;
+mod settlement;
 mod stage;
 mod streams;
 mod vectors;
