@@ -2,6 +2,7 @@
 
 mod charges;
 mod feedback;
+mod repeats;
 mod secrets;
 mod settings;
 mod settlement;
