@@ -1,11 +1,15 @@
 //! The image client against a simulated upstream, over real sockets: what is drawn, and what is asked again.
 
 mod charges;
+mod echoes;
 mod feedback;
+mod repeats;
 mod secrets;
 mod settings;
+mod settlement;
 mod stage;
 mod streams;
+mod vectors;
 
 use std::time::Duration;
 
