@@ -85,7 +85,7 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "FILE", requires = "edit")]
     mask: Option<PathBuf>,
 
-    /// Where the API is, such as https://api.openai.com/v1 [default: OPENAI_BASE_URL, else OpenAI itself]
+    /// Where the API is, such as `https://api.openai.com/v1` [default: OPENAI_BASE_URL, else OpenAI itself]
     #[arg(long, value_name = "URL", conflicts_with = "routes")]
     base_url: Option<String>,
 
