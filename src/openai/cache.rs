@@ -221,7 +221,7 @@ mod tests {
     #[cfg(feature = "redis")]
     fn in_redis(url: &str) -> Cache {
         let store = RedisStore::new(url, Duration::from_secs(20)).unwrap();
-        Cache::new(Place::Redis(Box::new(store)), HOUR)
+        Cache::new(Place::Redis { store: Box::new(store), ttl: HOUR })
     }
 
     #[cfg(feature = "redis")]
@@ -247,7 +247,7 @@ mod tests {
         let server = allotment_fixtures::Server::start().await;
         let cache = in_redis(&server.url());
         let acme = key(&cache, "acme").await;
-        let Place::Redis(store) = &cache.place else { panic!("in Redis") };
+        let Place::Redis { store, .. } = &cache.place else { panic!("in Redis") };
         store.keep(&acme.spelled(), b"not an answer", HOUR).await.unwrap();
         assert!(cache.get(&acme).await.is_none());
         server.kill().await;
