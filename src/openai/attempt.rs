@@ -97,10 +97,10 @@ impl Attempt<'_> {
         let incoming = match self.transport.send(ready).await {
             Ok(incoming) => incoming,
             Err(error) => {
-                if error.kind() == ImageErrorKind::Unreachable {
-                    if let Err(unsettled) = permit.release().await {
-                        note(&unsettled);
-                    }
+                if error.kind() == ImageErrorKind::Unreachable
+                    && let Err(unsettled) = permit.release().await
+                {
+                    note(&unsettled);
                 }
                 return Err(error);
             }

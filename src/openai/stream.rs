@@ -54,7 +54,7 @@ type Serving = Pin<Box<dyn Future<Output = Result<Images, ImageError>> + Send>>;
 
 enum Call {
     UnderWay(Serving),
-    Ended(Option<Result<Images, ImageError>>),
+    Ended(Option<Box<Result<Images, ImageError>>>),
 }
 
 impl ImageStream {
@@ -84,9 +84,9 @@ impl ImageStream {
                 Call::UnderWay(call) => tokio::select! {
                     biased;
                     Some(event) = self.events.recv() => return Some(Ok(event)),
-                    ended = call => self.call = Call::Ended(Some(ended)),
+                    ended = call => self.call = Call::Ended(Some(Box::new(ended))),
                 },
-                Call::Ended(ended) => return ended.take().map(|ended| ended.map(ImageEvent::Completed)),
+                Call::Ended(ended) => return ended.take().map(|ended| (*ended).map(ImageEvent::Completed)),
             }
         }
     }
