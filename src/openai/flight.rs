@@ -66,7 +66,7 @@ impl<K: Clone + Eq + Hash, T: Clone, E> Flights<K, T, E> {
             Err(error) => shared(error).map(Err),
         };
         if for_others.is_some() {
-            // who asks from now on asks anew
+            // who asks from now on asks anew, and does not wait behind one who waits and is not polled
             self.land(&seat.key, &seat.flight);
         }
         *turn = for_others;
@@ -202,6 +202,27 @@ mod tests {
         assert_eq!(stage.calls(), 1);
         let own = tokio::join!(stage.fly("x", Some("own")), stage.fly("x", None), stage.fly("x", None));
         assert_eq!(own, (Err("own"), Ok(Flown::Own(3)), Ok(Flown::Shared(3))));
+        assert!(stage.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_waits_and_is_not_polled_holds_nobody_up_that_comes_later() {
+        let stage = stage();
+        let mut stuck = Box::pin(stage.fly("x", None));
+        let leader = async {
+            let mut leader = Box::pin(stage.fly("x", None));
+            tokio::select! {
+                biased;
+                _ = &mut leader => panic!("it takes 10 s"),
+                _ = &mut stuck => panic!("it waits"),
+                () = tokio::task::yield_now() => {}
+            }
+            leader.await
+        };
+        assert_eq!(leader.await, Ok(Flown::Own(1)));
+        let later = tokio::time::timeout(Duration::from_secs(60), stage.fly("x", None)).await;
+        assert_eq!(later, Ok(Ok(Flown::Own(2))));
+        assert_eq!(stuck.await, Ok(Flown::Shared(1)));
         assert!(stage.is_empty());
     }
 

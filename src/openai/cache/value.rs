@@ -124,6 +124,8 @@ mod tests {
         assert_eq!((&*read.model, read.usage), ("gpt-image-2", cached.usage));
         assert_eq!(texts(&read), texts(&cached));
         assert_eq!(read.images[0].revised_prompt.as_deref(), Some("a tower"));
+        let longer = [&cached.encode(1_000).unwrap(), &b"A"[..]].concat();
+        assert!(Cached::decode(&Bytes::from(longer)).is_none());
     }
 
     #[test]

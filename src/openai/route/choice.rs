@@ -309,6 +309,12 @@ mod tests {
         let moment = Moment { now: Instant::now(), seed: 1, shares: &[] };
         let unlisted = routes().at_most(200_000).order(&need(), &estimate(None), &moment);
         assert_eq!(unlisted.len(), 1, "nobody knows what the others cost");
+        let unbounded = routes().order(&need(), &estimate(None), &moment);
+        assert_eq!(&**unbounded[0].name(), "cheap");
+        let unknown_first =
+            Routes::new([route("unknown"), route("known").priority(1).price(RoutePrice::PerImage { micros: 9 })]);
+        let order = unknown_first.unwrap().by(Strategy::Cheapest).order(&need(), &estimate(None), &moment);
+        assert_eq!(&**order[0].name(), "known", "one without a price comes last");
         let none = routes().at_most(1).no_route(&need(), &estimate(Some(200_000)), moment.now);
         let error = ImageError::from(none);
         assert_eq!(error.kind(), ImageErrorKind::Invalid);

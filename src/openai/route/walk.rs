@@ -13,6 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 
+pub(in crate::openai) use crate::openai::route::walker::{Admission, Journal, Stuck, Walked, Walker};
 use crate::{
     decision::{Denial, Retry},
     error::Error,
@@ -23,7 +24,6 @@ use crate::{
         route::{
             capability::Need,
             state::{Passage, RouteState},
-            walker::{Admission, Journal, Stuck, Walked, Walker},
         },
     },
 };
