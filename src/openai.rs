@@ -19,6 +19,9 @@ mod key;
 mod learning;
 mod message;
 mod models;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod parsers;
 mod price;
 mod profile;
 mod redaction;

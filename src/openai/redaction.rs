@@ -77,16 +77,17 @@ fn comes_after_key_name(word: &str, between: &str) -> bool {
 }
 
 fn looks_like_key(word: &str) -> bool {
-    let begins = |prefixes: &[&str]| {
+    let begins = |word: &str, prefixes: &[&str]| {
         prefixes.iter().any(|prefix| word.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
     };
-    if begins(KEY_PREFIXES) {
+    // also in an address, or behind stars
+    if word.split(['/', '.', '*', '+', '~']).any(|part| begins(part, KEY_PREFIXES)) {
         return true;
     }
     let is_long = |run: &str| {
         run.len() >= RUN_MAX && run.contains(|c: char| c.is_ascii_digit()) && run.contains(|c: char| c.is_alphabetic())
     };
-    !begins(ID_PREFIXES) && word.split(|c: char| !c.is_ascii_alphanumeric()).any(is_long)
+    !begins(word, ID_PREFIXES) && word.split(|c: char| !c.is_ascii_alphanumeric()).any(is_long)
 }
 
 #[cfg(test)]
@@ -110,6 +111,7 @@ mod tests {
             ("api_key=abc&n=1", "api_key=[masked]&n=1"),
             (r#"{"api-key": "abc"}"#, r#"{"api-key": "[masked]"}"#),
             ("key sk-proj-1_2 (SK-ABC)", "key [masked] ([masked])"),
+            ("https://example.org/sk-1/x, a risk-free ask", "https:[masked], a risk-free ask"),
             ("your key is not valid", "your key is not valid"),
             ("on tokens per min (TPM): Limit 4000, Used 12", "on tokens per min (TPM): Limit 4000, Used 12"),
         ];

@@ -242,6 +242,7 @@ mod tests {
             ("data: one\nevent: add\n\ndata: two\n\n", &[("add", "one"), ("message", "two")]),
             ("event: add\nevent: remove\ndata: one\n\n", &[("remove", "one")]),
             ("data: one\r\n\r\ndata: two\r\n\r\n", &[("message", "one"), ("message", "two")]),
+            ("event: add\r\ndata: one\r\ndata: two\r\n\r\n", &[("add", "one\ntwo")]),
             ("data: one\r\rdata: two\r\r", &[("message", "one"), ("message", "two")]),
             ("data: one\n\r\ndata: two\r\n\n", &[("message", "one"), ("message", "two")]),
             ("\u{feff}data: one\n\n", &[("message", "one")]),
@@ -322,9 +323,11 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(
             sent in prop::collection::vec(("[a-z_.]{1,9}", prop::collection::vec("[^\r\n]{0,9}", 1..4)), 0..6),
+            end in prop_oneof!["\n", "\r", "\r\n"],
         ) {
-            let lines = |data: &Vec<String>| data.iter().map(|line| format!("data: {line}\n")).collect::<String>();
-            let stream: String = sent.iter().map(|(name, data)| format!("event: {name}\n{}\n", lines(data))).collect();
+            let lines = |data: &Vec<String>| data.iter().map(|line| format!("data: {line}{end}")).collect::<String>();
+            let stream = |(name, data)| format!("event: {name}{end}{}{end}", lines(data));
+            let stream: String = sent.iter().map(|(name, data)| stream((name, data))).collect();
             let sent: Vec<_> = sent.iter().map(|(name, data)| (name.clone(), data.join("\n"))).collect();
             prop_assert_eq!(events([stream.as_bytes()]), sent);
         }

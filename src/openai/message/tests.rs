@@ -121,6 +121,21 @@ fn names_and_other_words_are_no_figures() {
 }
 
 #[test]
+fn an_abbreviation_tells_what_is_counted_where_no_words_do() {
+    let rows = [
+        ("RPM", Resource::Requests, MINUTE),
+        ("TPM", Resource::Tokens, MINUTE),
+        ("IPM", Resource::Images, MINUTE),
+        ("RPD", Resource::Requests, DAY),
+        ("TPD", Resource::Tokens, DAY),
+    ];
+    for (abbreviation, resource, window) in rows {
+        let found = read(&format!("Limit exceeded for gpt-image-1 ({abbreviation}). Limit: 6, current: 7"));
+        assert_eq!((found.resource, found.window), (Some(resource), Some(window)), "{abbreviation}");
+    }
+}
+
+#[test]
 fn what_is_counted_may_be_told_by_the_type_of_the_error() {
     let found = read("Limit 5, Used 5, Requested 1");
     assert_eq!(found.figures(None), None);

@@ -1,0 +1,5 @@
+#![no_main]
+
+use allotment::openai::parsers;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| parsers::headers(input));

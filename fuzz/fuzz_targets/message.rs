@@ -1,0 +1,5 @@
+#![no_main]
+
+use allotment::openai::parsers;
+
+libfuzzer_sys::fuzz_target!(|input: &str| parsers::message(input));
