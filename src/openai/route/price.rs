@@ -88,17 +88,15 @@ fn rounded_up(amount: u128, parts: u128) -> u64 {
 #[cfg(test)]
 pub(super) mod tried {
     use super::Estimate;
+    use crate::openai::{estimate::Estimator, models::Models, request::ImageRequest};
 
     pub(in crate::openai::route) fn estimate(spend_micros: Option<u64>) -> Estimate {
-        Estimate {
-            text_tokens: 100,
-            input_image_tokens: 1_000,
-            output_tokens: 7_000,
-            partial_tokens: 24,
-            tokens: 8_124,
-            images: 1,
-            spend_micros,
-        }
+        let request = ImageRequest::generate("a lighthouse");
+        let mut estimate = Estimator::new(Models::embedded()).estimate("gpt-image-2", &request).unwrap();
+        (estimate.text_tokens, estimate.input_image_tokens) = (100, 1_000);
+        (estimate.output_tokens, estimate.partial_tokens) = (7_000, 24);
+        (estimate.tokens, estimate.images, estimate.spend_micros) = (8_124, 1, spend_micros);
+        estimate
     }
 }
 
