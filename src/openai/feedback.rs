@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn a_refusal_knows_better_than_headers() {
         let standing = |resource, remaining| HeaderStanding { resource, limit: 100, remaining, reset_after: None };
-        let mut rates = RateHeaders::default();
-        rates.standings = vec![standing(Resource::Images, 90), standing(Resource::Requests, 80)];
+        let standings_told = vec![standing(Resource::Images, 90), standing(Resource::Requests, 80)];
+        let rates = RateHeaders { standings: standings_told, ..RateHeaders::default() };
         let refused = refusal(RefusalKind::RateLimited, Some(images_used(Some(260))), None);
         let expected = [
             Standing { resource: Resource::Requests, limit: 100, remaining: 80 },

@@ -83,9 +83,9 @@ pub(super) fn read(text: &str) -> Reading {
         limit: limit.map(|limit| limit.floor).or(rate.amount),
         used: used.map(|used| used.ceil()),
         requested: amount_after(&lower, "requested").map(|requested| requested.ceil()),
-        wait: BEFORE_A_WAIT.iter().find_map(|words| {
-            rests_after(&lower, words).find_map(|rest| span::leading(rest)).map(|leading| leading.span)
-        }),
+        wait: BEFORE_A_WAIT
+            .iter()
+            .find_map(|words| rests_after(&lower, words).find_map(span::leading).map(|leading| leading.span)),
     }
 }
 
@@ -194,7 +194,7 @@ fn rests_after<'a>(lower: &'a str, words: &'a str) -> impl Iterator<Item = &'a s
     lower.match_indices(words).filter_map(move |(at, _)| {
         let (before, rest) = (lower.get(..at)?, lower.get(at + words.len()..)?);
         let stands_alone =
-            !before.ends_with(is_of_word) && !(words.ends_with(is_of_word) && rest.starts_with(is_of_word));
+            !(before.ends_with(is_of_word) || words.ends_with(is_of_word) && rest.starts_with(is_of_word));
         stands_alone.then_some(rest)
     })
 }

@@ -348,6 +348,7 @@ named! {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "the others of its macro have no default")]
 impl Default for Quality {
     fn default() -> Self {
         Self::Auto

@@ -262,7 +262,7 @@ mod tests {
     fn a_stream_without_an_image_says_whether_it_was_cut() {
         let kind = |events: &[Event]| played(1, events).0.finish().unwrap_err().kind();
         let partial = event(&json!({"type": "image_edit.partial_image", "b64_json": "QQ"}));
-        assert_eq!(kind(&[partial.clone()]), ImageErrorKind::Unanswered);
+        assert_eq!(kind(std::slice::from_ref(&partial)), ImageErrorKind::Unanswered);
         assert_eq!(kind(&[partial, done()]), ImageErrorKind::Unreadable);
         assert_eq!(kind(&[Event { name: String::new(), data: Bytes::from_static(b"{") }]), ImageErrorKind::Unanswered);
     }
