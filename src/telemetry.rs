@@ -248,6 +248,12 @@ pub(crate) fn image_refused(route: &str, kind: &'static str) {
     tracing::debug!(route, kind, "upstream refused");
 }
 
+/// Upstream says when it will shut a model down.
+#[cfg(feature = "openai")]
+pub(crate) fn model_retires(model: &str, on: &dyn std::fmt::Display) {
+    tracing::warn!(model, %on, "upstream shuts the model down");
+}
+
 #[cfg(feature = "openai")]
 pub(crate) fn image_latency(route: &str, seconds: f64) {
     metrics::histogram!(IMAGE_SECONDS, "route" => route.to_owned()).record(seconds);

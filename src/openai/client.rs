@@ -126,7 +126,8 @@ impl ImageClient {
     }
 
     /// Asks each route which models it has, all at once: those that it does not list are not asked of it for an hour. A route that has no such
-    /// list stays as it was, and so does one of Azure, where models are deployments. Takes no quota. Says how each route is doing.
+    /// list stays as it was, and so does one of Azure, where models are deployments. Takes no quota. Says how each route is doing, and logs
+    /// when the client's model is going to be shut down.
     pub async fn probe(&self) -> Vec<RouteStatus> {
         let mut looks = JoinSet::new();
         for route in self.core.routes.all() {
@@ -135,6 +136,10 @@ impl ImageClient {
                 match endpoint::list_models(&core.transport, route.route()).await {
                     Ok(body) => {
                         if let Some(list) = ModelList::read(&body) {
+                            let model = core.model.as_deref();
+                            if let Some(at) = model.and_then(|model| list.shut_down_at(model)) {
+                                telemetry::model_retires(model.unwrap_or_default(), &Date::of(at));
+                            }
                             route.list(&list, Instant::now(), SystemTime::now());
                         }
                     }

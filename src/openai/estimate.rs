@@ -114,7 +114,7 @@ impl Estimate {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use allotment::{Limit, Limiter, Policy, Subject};
+    /// use allotment::{Limit, Limiter, Outcome, Policy, Subject};
     /// use allotment::openai::{Estimator, ImageRequest, Models, Quality, Size};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
@@ -129,9 +129,9 @@ impl Estimate {
     ///
     /// let acme = Subject::org("acme");
     /// for _ in 0..2 {
-    ///     limiter.acquire(&acme, estimate.cost()).await?;
+    ///     limiter.try_acquire(&acme, estimate.cost()).await?.into_result()?;
     /// }
-    /// assert!(limiter.acquire(&acme, estimate.cost()).await.is_err());
+    /// assert!(matches!(limiter.try_acquire(&acme, estimate.cost()).await?, Outcome::Denied(_)));
     /// # Ok(())
     /// # }
     /// ```

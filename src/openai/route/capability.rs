@@ -154,6 +154,11 @@ impl ModelList {
         let models = listed.data.into_iter().map(|entry| (entry.id, entry.shutdown_date.and_then(date)));
         Some(Self { models: models.collect() })
     }
+
+    /// When a model is shut down, if upstream says so.
+    pub(in crate::openai) fn shut_down_at(&self, model: &str) -> Option<SystemTime> {
+        self.models.get(model).copied().flatten()
+    }
 }
 
 /// What is known of what a route can do.

@@ -40,6 +40,9 @@ async fn no_key_prompt_or_user_is_in_an_error_a_log_or_debug() {
     let log = Log::default();
     let filter = tracing_subscriber::EnvFilter::new("allotment=trace");
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).finish();
+    // while there is one subscriber, tracing asks only the thread that comes by a line first, be it of another test, whether the line is
+    // wanted; with a second one it asks all
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let told = tell_all().with_subscriber(subscriber).await;
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(logged.contains("upstream refused"), "the log is of this client: {logged}");
