@@ -61,40 +61,38 @@ pub(super) enum Lack {
 
 impl Lack {
     /// What a refusal says that the route cannot do, of what the call needed; `None` if it is about the call.
+    ///
+    /// A lack turns away the calls of everybody, so it is never guessed from a status or from words in passing: a page of a firewall, or an id
+    /// that is not found, says nothing of the model.
     pub(super) fn read(refusal: &Refusal, need: &Need<'_>) -> Option<Self> {
         let model = || need.model.to_owned();
-        let code = refusal.code.as_deref().unwrap_or_default();
-        let message = refusal.message.to_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-        match refusal.kind {
-            RefusalKind::NoAccess => return (refusal.status != 401).then(|| Self::Model(model())),
-            RefusalKind::Invalid => {}
-            _ => return None,
-        }
-        if ["model_not_found", "DeploymentNotFound", "model_not_supported", "unsupported_model"].contains(&code) {
+        if refusal.is_of_model() {
             return Some(Self::Model(model()));
         }
-        let is_absent = [404, 405, 501].contains(&refusal.status);
-        if is_absent && says(&["model", "deployment"]) {
-            return Some(Self::Model(model()));
-        }
-        let refuses =
-            ["not supported", "unsupported", "not support", "invalid value", "must be one of", "not available"];
-        if !is_absent && !says(&refuses) {
+        if !matches!(refusal.kind, RefusalKind::Invalid | RefusalKind::Failed) {
             return None;
         }
-        let size = need.size.to_string();
-        match need {
-            Need { delivery: Delivery::Stream, .. } if says(&["stream", "partial_images"]) => {
-                Some(Self::Streams(model()))
-            }
-            Need { size: Size::Pixels { .. }, .. } if message.contains(&size) => Some(Self::Size(model(), need.size)),
-            // the path of edits is missing, or the model does not edit
-            Need { is_edit: true, .. } if is_absent || says(&["edit"]) => Some(Self::Edits(model())),
-            _ if says(&["model"]) && message.contains(&need.model.to_lowercase()) => Some(Self::Model(model())),
-            _ if is_absent => Some(Self::Model(model())),
-            _ => None,
+        let message = refusal.message.to_lowercase();
+        if need.is_edit && (is_of_path(refusal.status, &message) || is_without(&message, &["edit", "edits", "editing"]))
+        {
+            return Some(Self::Edits(model()));
         }
+        if need.delivery == Delivery::Stream && is_without(&message, &["stream", "streaming", "partial_images"]) {
+            return Some(Self::Streams(model()));
+        }
+        let refuses = ["not supported", "unsupported", "not support", "invalid value", "must be one of"];
+        let is_of_value = refuses.iter().any(|words| message.contains(words));
+        match need.size {
+            Size::Pixels { .. } if is_of_value && message.contains(&need.size.to_string()) => {
+                Some(Self::Size(model(), need.size))
+            }
+            Size::Pixels { .. } | Size::Auto => None,
+        }
+    }
+
+    /// Whether a call can be made in another way where a route lacks this: whole, and not as a stream.
+    fn has_another_way(&self) -> bool {
+        matches!(self, Self::Streams(_))
     }
 
     fn stops(&self, need: &Need<'_>) -> bool {
@@ -116,6 +114,37 @@ impl fmt::Display for Lack {
             Self::Streams(model) => write!(f, "no streams of {model}"),
         }
     }
+}
+
+/// Whether there is no such path, rather than nothing of an id in it.
+fn is_of_path(status: u16, message: &str) -> bool {
+    let is_plain = || ["not found", "resource not found", "page not found"].contains(&message.trim_end_matches('.'));
+    let begins = || ["404 ", "invalid url", "upstream gave no reason"].iter().any(|words| message.starts_with(words));
+    matches!(status, 405 | 501) || (status == 404 && (is_plain() || begins()))
+}
+
+/// Whether a message says that one of these, and nothing else, is not supported.
+fn is_without(message: &str, names: &[&str]) -> bool {
+    let after = ["unsupported parameter:", "unknown parameter:", "unrecognized request argument supplied:"];
+    let named = after.iter().find_map(|words| message.strip_prefix(words)).map(|rest| upto(rest, &[".", " "]));
+    let refused = || {
+        let before =
+            [" is not supported", " are not supported", " not supported", " is unsupported", " is not available"];
+        let (before, _) = before.iter().find_map(|words| message.split_once(words))?;
+        Some(before)
+    };
+    let lacked = || Some(upto(message.split_once(" does not support ")?.1, &[".", ","]));
+    let Some(subject) = named.or_else(lacked).or_else(refused) else { return false };
+    let around = ["", "the", "image", "images", "of", "parameter", "endpoint", "api", "v1"];
+    let mut words =
+        subject.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !around.contains(word));
+    words.next().is_some_and(|word| names.contains(&word)) && words.all(|word| names.contains(&word))
+}
+
+fn upto<'a>(text: &'a str, ends: &[&str]) -> &'a str {
+    let text = text.trim_start();
+    let end = ends.iter().filter_map(|end| text.find(end)).min();
+    text.get(..end.unwrap_or(text.len())).unwrap_or_default()
 }
 
 /// The models that a route says it has: the answer to `GET {base}/models`.
@@ -173,7 +202,7 @@ struct Listing {
 impl Abilities {
     /// Why a call cannot be served, if that is known; `upstream` is its model's name there.
     pub(super) fn stop(&self, need: &Need<'_>, upstream: &str, now: Instant) -> Option<String> {
-        if let Some(lack) = self.live(now).find(|lack| lack.stops(need)) {
+        if let Some(lack) = self.live(now).find(|lack| lack.has_another_way() && lack.stops(need)) {
             return Some(lack.to_string());
         }
         match self.listed.as_ref().filter(|listing| now < listing.until)?.models.get(upstream) {
@@ -181,6 +210,11 @@ impl Abilities {
             Some(Some(until)) if now >= *until => Some(format!("{upstream} is shut down")),
             Some(_) => None,
         }
+    }
+
+    /// Why a call is better served by another route: one refusal said so. If there is no other, it is tried again.
+    pub(super) fn doubt(&self, need: &Need<'_>, now: Instant) -> Option<String> {
+        self.live(now).find(|lack| !lack.has_another_way() && lack.stops(need)).map(Lack::to_string)
     }
 
     pub(super) fn learn(&mut self, lack: Lack, now: Instant) {
@@ -234,34 +268,63 @@ mod tests {
 
     #[test]
     fn what_a_refusal_says_that_a_route_cannot_do() {
-        use RefusalKind::{Invalid, Moderation, NoAccess, RateLimited};
+        use RefusalKind::{Failed, Invalid, NoAccess};
         let model = || Some(Lack::Model("gpt-image-2".to_owned()));
         let size = || Some(Lack::Size("gpt-image-2".to_owned(), Size::pixels(2048, 2048)));
         let edits = || Some(Lack::Edits("gpt-image-2".to_owned()));
         let streams = || Some(Lack::Streams("gpt-image-2".to_owned()));
-        for (kind, status, code, message, lack) in [
-            (Invalid, 404, "model_not_found", "The model `gpt-image-2` does not exist", model()),
-            (Invalid, 400, "model_not_found", "no such model", model()),
-            (Invalid, 404, "DeploymentNotFound", "The API deployment for this resource does not exist.", model()),
+        let rows = [
+            (NoAccess, 404, "model_not_found", "The model `gpt-image-2` does not exist", model()),
+            (NoAccess, 400, "model_not_supported", "The requested model is not supported.", model()),
+            (NoAccess, 404, "DeploymentNotFound", "The API deployment for this resource does not exist.", model()),
             (NoAccess, 403, "", "Your organization must be verified to use the model", model()),
-            (NoAccess, 401, "invalid_api_key", "Incorrect API key provided", None),
+            (NoAccess, 403, "insufficient_quota", "You are not authorized to use gpt-image-2. Please upgrade", model()),
             (Invalid, 400, "", "Streaming is not supported for this model", streams()),
             (Invalid, 400, "unknown_parameter", "Unsupported parameter: 'stream'", streams()),
+            (Invalid, 400, "unknown_parameter", "Unknown parameter: 'partial_images'.", streams()),
             (Invalid, 400, "invalid_value", "Invalid value: '2048x2048'. Supported values are: '1024x1024'", size()),
             (Invalid, 400, "", "Image edits are not supported by this provider", edits()),
+            (Invalid, 400, "", "gpt-image-2 does not support image editing", edits()),
             (Invalid, 404, "", "Not Found", edits()),
+            (Invalid, 404, "", "Invalid URL (POST /v1/images/edits)", edits()),
             (Invalid, 405, "", "Method Not Allowed", edits()),
-            (Invalid, 400, "", "gpt-image-2 is not a supported model: unsupported", model()),
-            (Invalid, 400, "invalid_value", "Invalid value: 'purple'. Supported values are: 'opaque'", None),
-            (Invalid, 400, "", "prompt is too long", None),
-            (Moderation, 400, "moderation_blocked", "not supported", None),
-            (RateLimited, 429, "", "the model is not available", None),
-        ] {
+            (Failed, 501, "", "upstream gave no reason", edits()),
+        ];
+        for (kind, status, code, message, lack) in rows {
             assert_eq!(Lack::read(&refusal(kind, status, code, message), &edit()), lack, "{status} {code} {message}");
         }
         let plain = Need { is_edit: false, delivery: Delivery::Whole, ..edit() };
         let gone = refusal(Invalid, 404, "", "Not Found");
-        assert_eq!(Lack::read(&gone, &plain), model(), "nothing else is left that the path could be missing for");
+        assert_eq!(Lack::read(&gone, &plain), None, "an address that is wrong is no lack of a model");
+    }
+
+    #[test]
+    fn what_a_refusal_says_of_a_call_is_not_taken_for_a_lack() {
+        use RefusalKind::{Invalid, Moderation, NoAccess, RateLimited};
+        let fidelity = "The model 'gpt-image-2' does not support the 'input_fidelity' parameter.";
+        let rows = [
+            (Invalid, 400, "invalid_input_fidelity_model", fidelity),
+            (NoAccess, 403, "", "<html><title>403 Forbidden</title> Request blocked by the model of our firewall"),
+            (NoAccess, 403, "permission_error", "You have insufficient permissions for this operation."),
+            (NoAccess, 401, "invalid_api_key", "Incorrect API key provided"),
+            (NoAccess, 401, "model_not_found", "no key, no model"),
+            (NoAccess, 429, "rate_limit_exceeded", "slow down and try again after 0.0 seconds"),
+            (NoAccess, 200, "rate_limit_exceeded", "slow down and try again after 0.0 seconds"),
+            (NoAccess, 429, "rate_limit_exceeded", "Rate limit reached for gpt-image-2: Limit 0, Requested 1."),
+            (Invalid, 404, "", "No such file: file-1, of the model gpt-image-2"),
+            (Invalid, 404, "not_found", "Not found: the stream of edits that `extra` names"),
+            (Invalid, 400, "", "gpt-image-2 is not a supported model: unsupported"),
+            (Invalid, 400, "invalid_value", "Invalid value: 'purple'. Supported values are: 'opaque'"),
+            (Invalid, 400, "", "A mask is not supported for edits that stream"),
+            (Invalid, 400, "", "Invalid prompt 'an edit of a stream' is not supported"),
+            (Invalid, 400, "", "The image edits endpoint does not support gif images"),
+            (Invalid, 400, "", "prompt is too long"),
+            (Moderation, 400, "moderation_blocked", "edits are not supported"),
+            (RateLimited, 429, "", "the model is not available"),
+        ];
+        for (kind, status, code, message) in rows {
+            assert_eq!(Lack::read(&refusal(kind, status, code, message), &edit()), None, "{status} {code} {message}");
+        }
     }
 
     #[test]
@@ -269,6 +332,10 @@ mod tests {
         let (mut abilities, now) = (Abilities::default(), Instant::now());
         abilities.learn(Lack::Streams("gpt-image-2".to_owned()), now);
         let stop = |abilities: &Abilities, need: &Need<'_>, now| abilities.stop(need, need.model, now);
+        abilities.learn(Lack::Model("gone".to_owned()), now);
+        let gone = Need { model: "gone", ..edit() };
+        assert_eq!((stop(&abilities, &gone, now), abilities.doubt(&gone, now)), (None, Some("no gone".to_owned())));
+        assert_eq!((abilities.doubt(&gone, now + LACKING_FOR), abilities.doubt(&edit(), now)), (None, None));
         assert_eq!(stop(&abilities, &edit(), now).as_deref(), Some("no streams of gpt-image-2"));
         assert_eq!(stop(&abilities, &Need { delivery: Delivery::Whole, ..edit() }, now), None);
         assert_eq!(stop(&abilities, &Need { model: "other", ..edit() }, now), None);

@@ -1,6 +1,7 @@
 //! Which routes a call may go to, best first.
 //!
-//! Invariant: the order is a function of the call, a moment and a seed. A route that cannot serve the call is not in it.
+//! Invariant: the order is a function of the call, a moment and a seed. A route that cannot serve the call is not in it, and one of which that
+//! is doubted, only where there is no other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -112,12 +113,13 @@ impl Routes {
         moment: &Moment<'_>,
     ) -> Vec<Arc<RouteState>> {
         let mut draws = fastrand::Rng::with_seed(moment.seed);
-        let mut ranked: Vec<Ranked<'_>> = Vec::with_capacity(self.states.len());
+        let (mut ranked, mut doubted) = (Vec::with_capacity(self.states.len()), Vec::new());
         for (place, state) in self.states.iter().enumerate() {
             // drawn for each, so that one that cannot serve does not change the draws of the others
             let draw = weighted(&mut draws, state.route().weight);
             let spend_micros = state.spend_micros(need, estimate);
-            if self.is_too_dear(spend_micros) || state.stop(need, moment.now).is_some() {
+            let stop = state.stop(need, moment.now);
+            if self.is_too_dear(spend_micros) || stop.as_ref().is_some_and(|stop| !stop.is_doubt) {
                 continue;
             }
             let badness = match self.strategy {
@@ -126,8 +128,10 @@ impl Routes {
                 Strategy::Cheapest => spend_micros.map_or(f64::INFINITY, |micros| micros as f64),
                 Strategy::MostQuotaLeft => -moment.shares.get(place).copied().unwrap_or(0.0),
             };
-            ranked.push(Ranked { badness, priority: state.route().priority, draw, state });
+            let rank = if stop.is_some() { &mut doubted } else { &mut ranked };
+            rank.push(Ranked { badness, priority: state.route().priority, draw, state });
         }
+        let mut ranked = if ranked.is_empty() { doubted } else { ranked };
         ranked.sort_by(Ranked::compare);
         ranked.into_iter().map(|ranked| Arc::clone(ranked.state)).collect()
     }
@@ -222,6 +226,7 @@ mod tests {
     use crate::{
         decision::LimitStatus,
         openai::{
+            refusal::{Refusal, RefusalKind},
             request::{ImageRequest, Size},
             route::{
                 RouteModel,
@@ -270,6 +275,32 @@ mod tests {
         assert_eq!(names(&routes, &[], 1), ["b", "c"], "one call finds out");
         drop(probe);
         assert_eq!(names(&routes, &[], 1), ["a", "b", "c"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_is_said_to_lack_something_is_left_out_only_while_another_serves() {
+        let routes = Routes::new([route("a"), route("b").priority(1)]).unwrap();
+        let refusal = Refusal {
+            kind: RefusalKind::NoAccess,
+            status: 403,
+            error_type: None,
+            code: Some("model_not_found".to_owned()),
+            message: "no m".to_owned(),
+            figures: None,
+            retry_after: None,
+            should_retry: None,
+        };
+        let lacks = |place: usize| {
+            let error = refusal.clone().into();
+            assert!(routes.all()[place].enter(Instant::now()).unwrap().failed(&error, &need()));
+        };
+        lacks(0);
+        assert_eq!(names(&routes, &[], 1), ["b"]);
+        (0..3).for_each(|_| failed(&routes, 1));
+        assert_eq!(names(&routes, &[], 1), ["a"], "the other one has a pause");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        lacks(1);
+        assert_eq!(names(&routes, &[], 1), ["a", "b"]);
     }
 
     #[test]

@@ -150,21 +150,21 @@ impl RouteState {
     /// Why a call cannot go there now, if it cannot.
     pub(super) fn stop(&self, need: &Need<'_>, now: Instant) -> Option<Stop> {
         if !self.route.serves(need.model) {
-            return Some(Stop { why: format!("it does not serve {}", need.model), until: None });
+            return Some(Stop { why: format!("it does not serve {}", need.model), until: None, is_doubt: false });
         }
         let Learnt { health, abilities, .. } = &*self.learnt.lock();
         if let Some(why) = abilities.stop(need, self.upstream_model(need.model), now) {
-            return Some(Stop { why, until: None });
+            return Some(Stop { why, until: None, is_doubt: false });
         }
         if health.admits(now) {
-            return None;
+            return abilities.doubt(need, now).map(|why| Stop { why, until: None, is_doubt: true });
         }
         let until = health.paused_for(now);
         let why = match until {
             Some(wait) => format!("it failed, and is asked again in {wait:?}"),
             None => "it failed, and a call is finding out whether it works again".to_owned(),
         };
-        Some(Stop { why, until })
+        Some(Stop { why, until, is_doubt: false })
     }
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
@@ -179,6 +179,8 @@ pub(super) struct Stop {
     pub(super) why: String,
     /// When to ask again, if that is known.
     pub(super) until: Option<Duration>,
+    /// It is only doubted that the route can: where no other one serves, it is tried.
+    pub(super) is_doubt: bool,
 }
 
 /// Leave for one call on one route. Dropped without an end, it says nothing about the route.
