@@ -15,7 +15,7 @@ const MODEL_OPENINGS: &[&str] = &["you are not authorized to use", "your organiz
 
 /// What a caller can do about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "&'static str")]
 #[non_exhaustive]
 pub enum RefusalKind {
     /// A limit of upstream is used up: wait.
@@ -38,6 +38,29 @@ pub enum RefusalKind {
     Moderation,
     /// Upstream failed and said so.
     Failed,
+}
+
+impl RefusalKind {
+    /// Its name in metrics, and as it is serialised.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::TooLarge => "too_large",
+            Self::NoAccess => "no_access",
+            Self::Exhausted => "exhausted",
+            Self::Overloaded => "overloaded",
+            Self::Invalid => "invalid",
+            Self::Moderation => "moderation",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl From<RefusalKind> for &'static str {
+    fn from(kind: RefusalKind) -> Self {
+        kind.name()
+    }
 }
 
 /// What an upstream refused a call with.
