@@ -107,7 +107,10 @@ impl Attempt<'_> {
             }
         };
         let rates = incoming.rates.clone();
-        let answer = self.read(incoming).await;
+        let answer = self.read(incoming).await.map_err(|error| match &self.route.key {
+            Some(key) => error.without(key.expose()),
+            None => error,
+        });
         let latency = began.elapsed();
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
         let has_price = permit.cost().named(&spend()).is_some();

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::resource::Resource;
+use crate::{openai::redaction, resource::Resource};
 
 /// Codes, or types, that speak of the model alone: it is not there, or not for this account.
 const MODEL_CODES: &[&str] = &["model_not_found", "DeploymentNotFound", "model_not_supported", "unsupported_model"];
@@ -124,6 +124,23 @@ impl Refusal {
         let says_so = || names.map(String::as_str).any(is_code_of_model) || begins_of_model(&self.message);
         // of a key that is wrong nothing is known, and a limit is none of the model
         self.kind == RefusalKind::NoAccess && !matches!(self.status, 401 | 429) && says_so()
+    }
+
+    /// The same without a secret that its texts may repeat.
+    pub(super) fn without(self, secret: &str) -> Self {
+        let hidden = |text: Option<String>| text.map(|text| redaction::without(&text, secret));
+        let figures = self.figures.map(|figures| RefusalFigures {
+            model: hidden(figures.model),
+            pool: hidden(figures.pool),
+            ..figures
+        });
+        Self {
+            message: redaction::without(&self.message, secret),
+            code: hidden(self.code),
+            error_type: hidden(self.error_type),
+            figures,
+            ..self
+        }
     }
 
     /// With a call that is too large: how many images each part may ask for at most, where the figures say so.
