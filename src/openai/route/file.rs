@@ -203,8 +203,12 @@ impl PriceEntry {
     }
 }
 
-/// The key that a variable holds.
+/// The key that a variable holds. What cannot be a variable's name is not shown: it may be the key itself.
 fn key(variable: &str, key_of: &impl Fn(&str) -> Option<String>) -> Result<ApiKey, String> {
+    let of_name = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    if !variable.starts_with(|first: char| first.is_ascii_uppercase() || first == '_') || !variable.bytes().all(of_name) {
+        return Err("key_env: the name of a variable takes A to Z, 0 to 9 and _; the key itself is not written here".to_owned());
+    }
     let held = key_of(variable).unwrap_or_default();
     let key = held.trim();
     match key {
@@ -271,6 +275,9 @@ mod tests {
             ("priority = 300", "line 3: invalid value: integer `300`"),
             ("style = \"soap\"", "line 3: unknown variant `soap`"),
             ("key_env = \"UNSET\"", "route \"a\": key_env: the variable UNSET is not set"),
+            ("key_env = \"sk-planted\"", "route \"a\": key_env: the name of a variable takes A to Z"),
+            ("key_env = \"0PLANTED\"", "route \"a\": key_env: the name of a variable takes A to Z"),
+            ("key_env = \"\"", "route \"a\": key_env: the name of a variable takes A to Z"),
             ("key_env = \"BROKEN\"", "route \"a\": key_env: the variable BROKEN holds what no key has"),
             ("style = \"chat\"", "route \"a\": base_url: missing"),
             ("style = \"azure\"", "route \"a\": deployment: missing"),
@@ -282,7 +289,7 @@ mod tests {
             ("weight = 0", "route \"a\": weight 0: allowed are 1 to 1,000"),
         ] {
             let message = refused(&format!("[[route]]\nname = \"a\"\n{entry}\n"));
-            assert!(message.contains(fault) && !message.contains("planted"), "{entry}: {message}");
+            assert!(message.contains(fault) && !message.to_lowercase().contains("planted"), "{entry}: {message}");
         }
         assert!(refused("stratagem = 1").starts_with("line 1: unknown key `stratagem`"));
         assert!(refused("[[route]]\norg = \"a\"").contains("missing key `name`"));
