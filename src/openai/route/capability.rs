@@ -212,9 +212,9 @@ impl Abilities {
         }
     }
 
-    /// Why a call is better served by another route: one refusal said so. If there is no other, it is tried again.
-    pub(super) fn doubt(&self, need: &Need<'_>, now: Instant) -> Option<String> {
-        self.live(now).find(|lack| !lack.has_another_way() && lack.stops(need)).map(Lack::to_string)
+    /// Whether a refusal said that it cannot serve such a call, and nothing but another route can.
+    pub(super) fn is_doubted(&self, need: &Need<'_>, now: Instant) -> bool {
+        self.live(now).any(|lack| !lack.has_another_way() && lack.stops(need))
     }
 
     pub(super) fn learn(&mut self, lack: Lack, now: Instant) {
@@ -334,8 +334,8 @@ mod tests {
         let stop = |abilities: &Abilities, need: &Need<'_>, now| abilities.stop(need, need.model, now);
         abilities.learn(Lack::Model("gone".to_owned()), now);
         let gone = Need { model: "gone", ..edit() };
-        assert_eq!((stop(&abilities, &gone, now), abilities.doubt(&gone, now)), (None, Some("no gone".to_owned())));
-        assert_eq!((abilities.doubt(&gone, now + LACKING_FOR), abilities.doubt(&edit(), now)), (None, None));
+        assert_eq!((stop(&abilities, &gone, now), abilities.is_doubted(&gone, now)), (None, true));
+        assert!(!abilities.is_doubted(&gone, now + LACKING_FOR) && !abilities.is_doubted(&edit(), now));
         assert_eq!(stop(&abilities, &edit(), now).as_deref(), Some("no streams of gpt-image-2"));
         assert_eq!(stop(&abilities, &Need { delivery: Delivery::Whole, ..edit() }, now), None);
         assert_eq!(stop(&abilities, &Need { model: "other", ..edit() }, now), None);

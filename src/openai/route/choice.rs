@@ -118,8 +118,7 @@ impl Routes {
             // drawn for each, so that one that cannot serve does not change the draws of the others
             let draw = weighted(&mut draws, state.route().weight);
             let spend_micros = state.spend_micros(need, estimate);
-            let stop = state.stop(need, moment.now);
-            if self.is_too_dear(spend_micros) || stop.as_ref().is_some_and(|stop| !stop.is_doubt) {
+            if self.is_too_dear(spend_micros) || state.stop(need, moment.now).is_some() {
                 continue;
             }
             let badness = match self.strategy {
@@ -128,7 +127,7 @@ impl Routes {
                 Strategy::Cheapest => spend_micros.map_or(f64::INFINITY, |micros| micros as f64),
                 Strategy::MostQuotaLeft => -moment.shares.get(place).copied().unwrap_or(0.0),
             };
-            let rank = if stop.is_some() { &mut doubted } else { &mut ranked };
+            let rank = if state.is_doubted(need, moment.now) { &mut doubted } else { &mut ranked };
             rank.push(Ranked { badness, priority: state.route().priority, draw, state });
         }
         let mut ranked = if ranked.is_empty() { doubted } else { ranked };

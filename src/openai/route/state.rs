@@ -150,21 +150,26 @@ impl RouteState {
     /// Why a call cannot go there now, if it cannot.
     pub(super) fn stop(&self, need: &Need<'_>, now: Instant) -> Option<Stop> {
         if !self.route.serves(need.model) {
-            return Some(Stop { why: format!("it does not serve {}", need.model), until: None, is_doubt: false });
+            return Some(Stop { why: format!("it does not serve {}", need.model), until: None });
         }
         let Learnt { health, abilities, .. } = &*self.learnt.lock();
         if let Some(why) = abilities.stop(need, self.upstream_model(need.model), now) {
-            return Some(Stop { why, until: None, is_doubt: false });
+            return Some(Stop { why, until: None });
         }
         if health.admits(now) {
-            return abilities.doubt(need, now).map(|why| Stop { why, until: None, is_doubt: true });
+            return None;
         }
         let until = health.paused_for(now);
         let why = match until {
             Some(wait) => format!("it failed, and is asked again in {wait:?}"),
             None => "it failed, and a call is finding out whether it works again".to_owned(),
         };
-        Some(Stop { why, until, is_doubt: false })
+        Some(Stop { why, until })
+    }
+
+    /// Whether a call is better served by another route: this one refused such a call lately. Where there is no other, it is tried.
+    pub(super) fn is_doubted(&self, need: &Need<'_>, now: Instant) -> bool {
+        self.learnt.lock().abilities.is_doubted(need, now)
     }
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
@@ -179,8 +184,6 @@ pub(super) struct Stop {
     pub(super) why: String,
     /// When to ask again, if that is known.
     pub(super) until: Option<Duration>,
-    /// It is only doubted that the route can: where no other one serves, it is tried.
-    pub(super) is_doubt: bool,
 }
 
 /// Leave for one call on one route. Dropped without an end, it says nothing about the route.
