@@ -92,6 +92,7 @@ impl Estimator {
             spend_micros: facts.prices.as_ref().map(|prices| prices.spend_micros(billed)),
             basis,
             certainty: certainty(&model, request),
+            billed,
             part,
             images_in,
         })

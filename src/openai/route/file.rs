@@ -233,6 +233,7 @@ fn misspelled(text: &str, error: &toml::de::Error) -> ImageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openai::{estimate::Estimator, models::Models, request::ImageRequest};
 
     const EXAMPLE: &str = include_str!("../../../examples/routes.toml");
 
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn the_example_is_read() {
         let file = RoutesFile::from_toml_with(EXAMPLE, keys).unwrap();
-        assert_eq!((file.strategy(), file.price_micros_max()), (Strategy::Priority, Some(300_000)));
+        assert_eq!((file.strategy(), file.price_micros_max()), (Strategy::Priority, Some(1_000_000)));
         let [direct, cheap, images, azure] = file.routes() else { panic!("{:?}", file.routes()) };
         assert_eq!(
             (direct.name(), &direct.style, &*direct.base_url),
@@ -266,6 +267,18 @@ mod tests {
         assert_eq!(azure.style, Style::Azure { deployment: "images".to_owned(), api_version });
         assert_eq!((azure.org.as_deref(), azure.region.as_deref()), (Some("acme-azure"), Some("swedencentral")));
         assert_eq!(direct.key.as_ref().map(ApiKey::expose), Some("sk-planted"), "without the end of the line");
+    }
+
+    #[test]
+    fn the_bound_of_the_example_lets_a_call_of_auto_pass_everywhere() {
+        let file = RoutesFile::from_toml_with(EXAMPLE, keys).unwrap();
+        let auto = ImageRequest::generate("a lighthouse");
+        let estimate = Estimator::new(Models::embedded()).estimate("gpt-image-2", &auto).unwrap();
+        for route in file.routes() {
+            let price = route.price_of("gpt-image-2");
+            let micros = price.map_or(estimate.spend_micros, |price| price.estimated(&estimate, 1));
+            assert!(micros <= file.price_micros_max(), "{}: {micros:?}", route.name());
+        }
     }
 
     #[test]
