@@ -206,8 +206,11 @@ impl PriceEntry {
 /// The key that a variable holds. What cannot be a variable's name is not shown: it may be the key itself.
 fn key(variable: &str, key_of: &impl Fn(&str) -> Option<String>) -> Result<ApiKey, String> {
     let of_name = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
-    if !variable.starts_with(|first: char| first.is_ascii_uppercase() || first == '_') || !variable.bytes().all(of_name) {
-        return Err("key_env: the name of a variable takes A to Z, 0 to 9 and _; the key itself is not written here".to_owned());
+    if !variable.starts_with(|first: char| first.is_ascii_uppercase() || first == '_') || !variable.bytes().all(of_name)
+    {
+        return Err(
+            "key_env: the name of a variable takes A to Z, 0 to 9 and _; the key itself is not written here".to_owned()
+        );
     }
     let held = key_of(variable).unwrap_or_default();
     let key = held.trim();
