@@ -99,8 +99,7 @@ impl Models {
     /// One that is not known goes by the rules of the newest.
     #[must_use]
     pub fn get(&self, name: &str) -> Model {
-        let own = name.rsplit('/').next().unwrap_or(name);
-        let found = [name, own, base_name(own)].into_iter().find_map(|name| self.models.get_key_value(name));
+        let found = names_of(name).into_iter().find_map(|name| self.models.get_key_value(name));
         if let Some((name, facts)) = found {
             return Model { name: name.clone(), is_known: true, facts: facts.clone() };
         }
@@ -172,8 +171,14 @@ impl Model {
     }
 }
 
+/// The names that a model may be known by: as it is, without its provider, and without the date of its snapshot too.
+pub(super) fn names_of(name: &str) -> [&str; 3] {
+    let own = name.rsplit('/').next().unwrap_or(name);
+    [name, own, base_name(own)]
+}
+
 /// The name of a model without the date of its snapshot.
-pub(super) fn base_name(name: &str) -> &str {
+fn base_name(name: &str) -> &str {
     let date = name.len().checked_sub(11).and_then(|at| name.split_at_checked(at));
     match date {
         Some((base, date)) if date.strip_prefix('-').is_some_and(|date| date.parse::<Date>().is_ok()) => base,
