@@ -64,16 +64,6 @@ impl Usage {
         })
     }
 
-    /// Of all tokens, those that are named neither as input nor as output.
-    pub(super) fn tokens_apart_from_parts(&self) -> u64 {
-        self.total_tokens.saturating_sub(self.input_tokens.saturating_add(self.output_tokens))
-    }
-
-    /// Whether there are any tokens in it; many an upstream writes zeros where it does not count.
-    pub(super) fn says_something(&self) -> bool {
-        self.total_tokens.max(self.input_tokens).max(self.output_tokens) > 0
-    }
-
     /// Of two calls, or two parts of one, together.
     pub(super) fn plus(self, other: Self) -> Self {
         Self {

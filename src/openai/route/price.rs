@@ -41,10 +41,9 @@ impl RoutePrice {
         }
     }
 
-    /// What a call has cost, with so many images drawn; `listed` is what it costs by the table. `None` where its usage does not say.
+    /// What a call has cost, with so many images drawn; `listed` is what it costs by the table.
     pub(in crate::openai) fn actual(self, usage: &Usage, images: u64, listed: Option<u64>) -> Option<u64> {
         match self {
-            Self::PerMillionTokens { .. } if !usage.says_something() => None,
             Self::PerMillionTokens { text_input, image_input, output } => {
                 // what upstream does not tell apart is charged at the dearer price
                 let named = usage.input_text_tokens.saturating_add(usage.input_image_tokens);
@@ -54,7 +53,6 @@ impl RoutePrice {
                     (usage.input_image_tokens, image_input),
                     (unnamed, text_input.max(image_input)),
                     (usage.output_tokens, output),
-                    (usage.tokens_apart_from_parts(), text_input.max(image_input).max(output)),
                 ];
                 Some(per_million(&parts))
             }
@@ -109,9 +107,6 @@ mod tests {
         assert_eq!(price.estimated(&estimate(None), 1), Some(500 + 8_000 + 210_720));
         let usage = Usage { input_tokens: 30, input_text_tokens: 10, output_tokens: 7_024, ..Usage::default() };
         assert_eq!(price.actual(&usage, 1, None), Some(50 + 160 + 210_720), "20 tokens are not told apart");
-        let total = Usage { total_tokens: 7_034, ..Usage::default() };
-        assert_eq!(price.actual(&total, 1, None), Some(7_034 * 30), "all as the dearest");
-        assert_eq!(price.actual(&Usage::default(), 1, Some(7)), None, "upstream does not say");
         let one = Usage { output_tokens: 1, ..Usage::default() };
         let small = RoutePrice::PerMillionTokens { text_input: 0, image_input: 0, output: 1 };
         assert_eq!(small.actual(&one, 1, None), Some(1), "rounded up");
