@@ -41,7 +41,8 @@ use crate::{
 ///     like = "gpt-image-2"
 /// "#)?;
 /// assert!(models.get("my-deployment").is_known());
-/// assert_eq!(models.get("gpt-image-2-2026-04-21").pool(), "gpt-image-2");
+/// assert_eq!(models.get("gpt-image-2-2026-04-21").pool(), "gpt-image");
+/// assert_eq!(models.get("my-deployment").pool(), "my-deployment");
 /// # Ok::<(), allotment::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -255,8 +256,8 @@ mod tests {
         assert_eq!(models.names().count(), 10);
         for name in models.names() {
             let sources: Vec<_> = models.get(name).sources().collect();
-            let tables: Vec<_> = sources.iter().map(|source| source.table).filter(|table| *table != "pool").collect();
-            assert_eq!(tables, ["lifecycle", "accepts", "text", "input", "output", "prices"], "{name}");
+            let tables: Vec<_> = sources.iter().map(|source| source.table).collect();
+            assert_eq!(tables, ["pool", "lifecycle", "accepts", "text", "input", "output", "prices"], "{name}");
         }
         let of =
             |model: &str, table| models.get(model).sources().find(|source| source.table == table).unwrap().certainty;
@@ -285,10 +286,13 @@ mod tests {
 
     #[test]
     fn a_model_has_a_pool_of_its_own_unless_it_shares_one() {
-        let pool = |name| Models::embedded().get(name).pool().to_owned();
-        assert_eq!(pool("gpt-image-2-2026-04-21"), "gpt-image-2");
-        assert_eq!(pool("gpt-image-2-codex"), "gpt-image");
-        assert_eq!(pool("flux"), "flux");
+        let models = Models::embedded().with("[[model]]\nname = \"mine\"\nlike = \"gpt-image-2\"").unwrap();
+        for name in Models::embedded().names().chain(["gpt-image-2-2026-04-21", "openai/gpt-image-1"]) {
+            assert_eq!(models.get(name).pool(), "gpt-image", "{name}");
+        }
+        for name in ["mine", "flux", "gpt-image-9"] {
+            assert_eq!(models.get(name).pool(), name);
+        }
     }
 
     #[test]
@@ -307,17 +311,17 @@ mod tests {
         let text = r#"
             [[model]]
             name = "gpt-image-2"
-            pool = { name = "gpt-image", source = "our limits page", certainty = "official" }
+            pool = { name = "ours", source = "our limits page", certainty = "official" }
             [[model]]
             name = "sketch"
             like = "gpt-image-2"
             output = { rule = { flat = 0 }, partial_image_tokens = 0, source = "billed by the image", certainty = "official" }
         "#;
         let models = Models::embedded().with(text).unwrap();
-        assert_eq!(models.get("gpt-image-2").pool(), "gpt-image");
+        assert_eq!(models.get("gpt-image-2").pool(), "ours");
         assert_eq!(models.get("gpt-image-2").facts().drawn(None, Some(Quality::High)), 23_719, "the rest is as it was");
         assert_eq!((models.get("sketch").pool(), models.get("sketch").facts().drawn(None, None)), ("sketch", 0));
-        assert_eq!(Models::embedded().get("gpt-image-2").pool(), "gpt-image-2", "only here");
+        assert_eq!(Models::embedded().get("gpt-image-2").pool(), "gpt-image", "only here");
     }
 
     #[test]
