@@ -224,7 +224,7 @@ impl Entry {
             Some(base) => Tables {
                 // a pool and a life are a model's own
                 pool: self.pool.or(base.pool.filter(|_| self.like.is_none())),
-                lifecycle: self.lifecycle.or(base.lifecycle),
+                lifecycle: self.lifecycle.or(base.lifecycle.filter(|_| self.like.is_none())),
                 accepts: self.accepts.unwrap_or(base.accepts),
                 text: self.text.unwrap_or(base.text),
                 input: self.input.unwrap_or(base.input),
@@ -312,6 +312,7 @@ mod tests {
             [[model]]
             name = "gpt-image-2"
             pool = { name = "ours", source = "our limits page", certainty = "official" }
+            lifecycle = { retires_on = "2027-01-01", source = "a letter", certainty = "official" }
             [[model]]
             name = "sketch"
             like = "gpt-image-2"
@@ -319,6 +320,8 @@ mod tests {
         "#;
         let models = Models::embedded().with(text).unwrap();
         assert_eq!(models.get("gpt-image-2").pool(), "ours");
+        assert!(models.get("gpt-image-2").retires_on().is_some());
+        assert_eq!(models.get("sketch").retires_on(), None, "a day is of one model");
         assert_eq!(models.get("gpt-image-2").facts().drawn(None, Some(Quality::High)), 23_719, "the rest is as it was");
         assert_eq!((models.get("sketch").pool(), models.get("sketch").facts().drawn(None, None)), ("sketch", 0));
         assert_eq!(Models::embedded().get("gpt-image-2").pool(), "gpt-image", "only here");
