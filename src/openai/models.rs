@@ -5,6 +5,7 @@
 
 mod accepts;
 mod facts;
+pub(super) mod retirement;
 
 use std::{
     collections::BTreeMap,
