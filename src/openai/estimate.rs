@@ -42,7 +42,7 @@ pub struct Estimate {
     /// What stands for a size or quality that the model chooses.
     pub basis: Basis,
     /// How far to trust the rules for the images. [`Certainty::Unverified`] for a model that is not known: it goes by the rules of the
-    /// newest. That of the text is a bound for all of them.
+    /// newest. That of the text is an estimate for all of them.
     pub certainty: Certainty,
     /// What is expected to be billed, by what was learnt: `tokens` by their kinds.
     pub(super) billed: Tokens,
