@@ -253,6 +253,14 @@ impl Abilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openai::{
+        error::{ImageError, ImageErrorKind},
+        route::{
+            Route,
+            choice::{Moment, Routes},
+            price::tried::estimate,
+        },
+    };
 
     fn refusal(kind: RefusalKind, status: u16, code: &str, message: &str) -> Refusal {
         let code = (!code.is_empty()).then(|| code.to_owned());
@@ -344,6 +352,27 @@ mod tests {
             abilities.learn(Lack::Size("gpt-image-2".to_owned(), Size::pixels(width, 1)), now);
         }
         assert_eq!(abilities.lacking(now).len(), LACKS_MAX, "callers choose sizes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_is_left_out_for_a_lack_only_while_another_serves() {
+        let routes = Routes::new([Route::openai("a", "key"), Route::openai("b", "key").priority(1)]).unwrap();
+        let fails = |place: usize, error: &ImageError| {
+            routes.all()[place].enter(Instant::now()).unwrap().failed(error, &edit());
+        };
+        let names = || {
+            let moment = Moment { now: Instant::now(), seed: 1, shares: &[] };
+            let order = routes.order(&edit(), &estimate(None), &moment);
+            order.iter().map(|state| state.name().to_string()).collect::<Vec<_>>()
+        };
+        let lack = refusal(RefusalKind::NoAccess, 403, "model_not_found", "no such model").into();
+        fails(0, &lack);
+        assert_eq!(names(), ["b"]);
+        (0..3).for_each(|_| fails(1, &ImageError::new(ImageErrorKind::Unreachable, "gone")));
+        assert_eq!(names(), ["a"], "the other one has a pause");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        fails(1, &lack);
+        assert_eq!(names(), ["a", "b"]);
     }
 
     #[test]

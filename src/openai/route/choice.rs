@@ -225,7 +225,6 @@ mod tests {
     use crate::{
         decision::LimitStatus,
         openai::{
-            refusal::{Refusal, RefusalKind},
             request::{ImageRequest, Size},
             route::{
                 RouteModel,
@@ -274,32 +273,6 @@ mod tests {
         assert_eq!(names(&routes, &[], 1), ["b", "c"], "one call finds out");
         drop(probe);
         assert_eq!(names(&routes, &[], 1), ["a", "b", "c"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_route_that_is_said_to_lack_something_is_left_out_only_while_another_serves() {
-        let routes = Routes::new([route("a"), route("b").priority(1)]).unwrap();
-        let refusal = Refusal {
-            kind: RefusalKind::NoAccess,
-            status: 403,
-            error_type: None,
-            code: Some("model_not_found".to_owned()),
-            message: "no m".to_owned(),
-            figures: None,
-            retry_after: None,
-            should_retry: None,
-        };
-        let lacks = |place: usize| {
-            let error = refusal.clone().into();
-            assert!(routes.all()[place].enter(Instant::now()).unwrap().failed(&error, &need()));
-        };
-        lacks(0);
-        assert_eq!(names(&routes, &[], 1), ["b"]);
-        (0..3).for_each(|_| failed(&routes, 1));
-        assert_eq!(names(&routes, &[], 1), ["a"], "the other one has a pause");
-        tokio::time::advance(Duration::from_secs(5)).await;
-        lacks(1);
-        assert_eq!(names(&routes, &[], 1), ["a", "b"]);
     }
 
     #[test]
