@@ -216,6 +216,12 @@ pub(crate) fn unposted(count: usize, error: &Error) {
     tracing::warn!(count, kind = ?error.kind(), "admissions are not charged: the store does not answer");
 }
 
+/// Upstream has shut down a model that is asked for, or soon will. Once per model.
+#[cfg(feature = "openai")]
+pub(crate) fn image_model_retires(notice: &str) {
+    tracing::warn!("{notice}");
+}
+
 /// The span of a call of an image client. `route`, `outcome` and `attempts` are recorded when it ends.
 #[cfg(feature = "openai")]
 pub(crate) fn image_span(model: &str) -> Span {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub use self::report::{AccessReport, Missing, Progress};
 use crate::{
     error::Error,
-    openai::{date::Date, models::base_name},
+    openai::{date::Date, models::names_of},
     policy::{Certainty, file},
 };
 
@@ -178,7 +178,7 @@ impl AccessRules {
 
 impl Rules {
     fn missing(&self, account: &Account, model: &str, today: Date) -> Vec<Missing> {
-        let own = self.models.get(base_name(model));
+        let own = names_of(model).into_iter().find_map(|name| self.models.get(name));
         let verified = own.and_then(|own| own.verified).unwrap_or(self.verified);
         let regions = own.and_then(|own| own.regions.as_ref()).or(self.regions.as_ref());
         let tier_min = own.and_then(|own| own.tier_min.as_ref()).or(self.tier_min.as_ref());
@@ -366,6 +366,11 @@ mod tests {
         let rules = AccessRules::from_toml(text).unwrap();
         let check = |model: &str| rules.check(&Account::default(), model, date("2026-11-26")).missing.len();
         assert_eq!([check("gpt-image-1"), check("gpt-image-2"), check("gpt-image-2-2026-04-21")], [0, 3, 3]);
+        assert_eq!(
+            [check("openai/gpt-image-2"), check("openai/gpt-image-2-2026-04-21")],
+            [3, 3],
+            "as models are found"
+        );
     }
 
     #[test]

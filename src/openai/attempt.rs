@@ -107,7 +107,10 @@ impl Attempt<'_> {
             }
         };
         let rates = incoming.rates.clone();
-        let answer = self.read(incoming).await;
+        let answer = self.read(incoming).await.map_err(|error| match &self.route.key {
+            Some(key) => error.without(key.expose()),
+            None => error,
+        });
         let latency = began.elapsed();
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
         let has_price = permit.cost().named(&spend()).is_some();
@@ -115,7 +118,7 @@ impl Attempt<'_> {
         let feedback = Feedback::of(self.pace, self.subject, &permit, &rates, refusal, self.sharing);
         let charged = self.settle(permit, &answer).await;
         if let Some(refusal) = refusal {
-            telemetry::image_refused(&self.route.name, kind_name(refusal.kind));
+            telemetry::image_refused(&self.route.name, refusal.kind.name());
         }
         feedback.tell(self.limiter, self.subject).await;
         let Reading { images, usage } = answer?;
@@ -279,18 +282,4 @@ fn looks_like_events(first: &[u8], says_so: bool) -> bool {
     let start = first.trim_ascii_start();
     let is_event = [&b"data:"[..], b"event:", b"id:", b"retry:", b":"].iter().any(|field| start.starts_with(field));
     is_event || (says_so && !start.starts_with(b"{"))
-}
-
-/// As it is serialised.
-fn kind_name(kind: RefusalKind) -> &'static str {
-    match kind {
-        RefusalKind::RateLimited => "rate_limited",
-        RefusalKind::TooLarge => "too_large",
-        RefusalKind::NoAccess => "no_access",
-        RefusalKind::Exhausted => "exhausted",
-        RefusalKind::Overloaded => "overloaded",
-        RefusalKind::Invalid => "invalid",
-        RefusalKind::Moderation => "moderation",
-        RefusalKind::Failed => "failed",
-    }
 }

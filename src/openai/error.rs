@@ -79,6 +79,14 @@ impl ImageError {
         }
     }
 
+    /// The same error without a secret that a refusal may repeat.
+    pub(super) fn without(self, secret: &str) -> Self {
+        match self.refusal {
+            Some(refusal) => refusal.without(secret).into(),
+            None => self,
+        }
+    }
+
     /// The same error, of an attempt that the limiter admitted then.
     pub(super) fn admitted_at(mut self, at_ms: u64) -> Self {
         self.admitted_at_ms = Some(at_ms);

@@ -12,6 +12,7 @@ use crate::{
     cost::Cost,
     openai::{
         learning::Part,
+        price::Tokens,
         request::{Quality, Size},
     },
     policy::Certainty,
@@ -41,8 +42,10 @@ pub struct Estimate {
     /// What stands for a size or quality that the model chooses.
     pub basis: Basis,
     /// How far to trust the rules for the images. [`Certainty::Unverified`] for a model that is not known: it goes by the rules of the
-    /// newest. That of the text is a bound for all of them.
+    /// newest. That of the text is an estimate for all of them.
     pub certainty: Certainty,
+    /// What is expected to be billed, by what was learnt: `tokens` by their kinds.
+    pub(super) billed: Tokens,
     /// What is learnt of such calls.
     part: Part,
     /// Of `images`, those that are not drawn.

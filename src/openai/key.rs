@@ -1,6 +1,6 @@
 //! A secret that gets the client into an API.
 //!
-//! Invariant: it is shown by nothing but [`ApiKey::expose`], which only the wire calls.
+//! Invariant: it is shown by nothing but [`ApiKey::expose`], which only the wire calls, and what masks it in an answer.
 
 use std::fmt;
 

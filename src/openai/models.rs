@@ -5,6 +5,7 @@
 
 mod accepts;
 mod facts;
+pub(super) mod retirement;
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +42,8 @@ use crate::{
 ///     like = "gpt-image-2"
 /// "#)?;
 /// assert!(models.get("my-deployment").is_known());
-/// assert_eq!(models.get("gpt-image-2-2026-04-21").pool(), "gpt-image-2");
+/// assert_eq!(models.get("gpt-image-2-2026-04-21").pool(), "gpt-image");
+/// assert_eq!(models.get("my-deployment").pool(), "my-deployment");
 /// # Ok::<(), allotment::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -99,8 +101,7 @@ impl Models {
     /// One that is not known goes by the rules of the newest.
     #[must_use]
     pub fn get(&self, name: &str) -> Model {
-        let own = name.rsplit('/').next().unwrap_or(name);
-        let found = [name, own, base_name(own)].into_iter().find_map(|name| self.models.get_key_value(name));
+        let found = names_of(name).into_iter().find_map(|name| self.models.get_key_value(name));
         if let Some((name, facts)) = found {
             return Model { name: name.clone(), is_known: true, facts: facts.clone() };
         }
@@ -172,8 +173,14 @@ impl Model {
     }
 }
 
+/// The names that a model may be known by: as it is, without its provider, and without the date of its snapshot too.
+pub(super) fn names_of(name: &str) -> [&str; 3] {
+    let own = name.rsplit('/').next().unwrap_or(name);
+    [name, own, base_name(own)]
+}
+
 /// The name of a model without the date of its snapshot.
-pub(super) fn base_name(name: &str) -> &str {
+fn base_name(name: &str) -> &str {
     let date = name.len().checked_sub(11).and_then(|at| name.split_at_checked(at));
     match date {
         Some((base, date)) if date.strip_prefix('-').is_some_and(|date| date.parse::<Date>().is_ok()) => base,
@@ -218,7 +225,7 @@ impl Entry {
             Some(base) => Tables {
                 // a pool and a life are a model's own
                 pool: self.pool.or(base.pool.filter(|_| self.like.is_none())),
-                lifecycle: self.lifecycle.or(base.lifecycle),
+                lifecycle: self.lifecycle.or(base.lifecycle.filter(|_| self.like.is_none())),
                 accepts: self.accepts.unwrap_or(base.accepts),
                 text: self.text.unwrap_or(base.text),
                 input: self.input.unwrap_or(base.input),
@@ -250,8 +257,8 @@ mod tests {
         assert_eq!(models.names().count(), 10);
         for name in models.names() {
             let sources: Vec<_> = models.get(name).sources().collect();
-            let tables: Vec<_> = sources.iter().map(|source| source.table).filter(|table| *table != "pool").collect();
-            assert_eq!(tables, ["lifecycle", "accepts", "text", "input", "output", "prices"], "{name}");
+            let tables: Vec<_> = sources.iter().map(|source| source.table).collect();
+            assert_eq!(tables, ["pool", "lifecycle", "accepts", "text", "input", "output", "prices"], "{name}");
         }
         let of =
             |model: &str, table| models.get(model).sources().find(|source| source.table == table).unwrap().certainty;
@@ -280,10 +287,13 @@ mod tests {
 
     #[test]
     fn a_model_has_a_pool_of_its_own_unless_it_shares_one() {
-        let pool = |name| Models::embedded().get(name).pool().to_owned();
-        assert_eq!(pool("gpt-image-2-2026-04-21"), "gpt-image-2");
-        assert_eq!(pool("gpt-image-2-codex"), "gpt-image");
-        assert_eq!(pool("flux"), "flux");
+        let models = Models::embedded().with("[[model]]\nname = \"mine\"\nlike = \"gpt-image-2\"").unwrap();
+        for name in Models::embedded().names().chain(["gpt-image-2-2026-04-21", "openai/gpt-image-1"]) {
+            assert_eq!(models.get(name).pool(), "gpt-image", "{name}");
+        }
+        for name in ["mine", "flux", "gpt-image-9"] {
+            assert_eq!(models.get(name).pool(), name);
+        }
     }
 
     #[test]
@@ -302,17 +312,20 @@ mod tests {
         let text = r#"
             [[model]]
             name = "gpt-image-2"
-            pool = { name = "gpt-image", source = "our limits page", certainty = "official" }
+            pool = { name = "ours", source = "our limits page", certainty = "official" }
+            lifecycle = { retires_on = "2027-01-01", source = "a letter", certainty = "official" }
             [[model]]
             name = "sketch"
             like = "gpt-image-2"
             output = { rule = { flat = 0 }, partial_image_tokens = 0, source = "billed by the image", certainty = "official" }
         "#;
         let models = Models::embedded().with(text).unwrap();
-        assert_eq!(models.get("gpt-image-2").pool(), "gpt-image");
+        assert_eq!(models.get("gpt-image-2").pool(), "ours");
+        assert!(models.get("gpt-image-2").retires_on().is_some());
+        assert_eq!(models.get("sketch").retires_on(), None, "a day is of one model");
         assert_eq!(models.get("gpt-image-2").facts().drawn(None, Some(Quality::High)), 23_719, "the rest is as it was");
         assert_eq!((models.get("sketch").pool(), models.get("sketch").facts().drawn(None, None)), ("sketch", 0));
-        assert_eq!(Models::embedded().get("gpt-image-2").pool(), "gpt-image-2", "only here");
+        assert_eq!(Models::embedded().get("gpt-image-2").pool(), "gpt-image", "only here");
     }
 
     #[test]

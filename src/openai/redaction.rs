@@ -14,6 +14,8 @@ const KEY_PREFIXES: &[&str] = &["sk-", "sk_", "sess-", "pk-", "rk-", "gsk_", "xa
 const ID_PREFIXES: &[&str] = &["req_", "req-", "org-", "proj_", "resp_", "msg_", "ig_"];
 /// Words before a colon or an equals sign, after which a key comes.
 const KEY_NAMES: &[&str] = &["key", "provided", "token", "secret", "authorization", "password"];
+/// Less of a secret is not looked for: it would be found in words.
+const SECRET_BYTES_MIN: usize = 4;
 /// Letters and digits in a row that nobody would write by hand.
 const RUN_MAX: usize = 32;
 
@@ -37,6 +39,22 @@ pub(super) fn redacted(text: &str) -> String {
         (before, rest) = (word, after);
     }
     shown.trim().to_owned()
+}
+
+/// The text with a secret masked wherever it stands, and at the end where the text was cut within it: for keys that look like none.
+pub(super) fn without(text: &str, secret: &str) -> String {
+    if secret.len() < SECRET_BYTES_MIN {
+        return text.to_owned();
+    }
+    let shown = text.replace(secret, MASK);
+    let cut = shown.strip_suffix('…').and_then(|whole| {
+        let mut starts = (SECRET_BYTES_MIN..secret.len()).rev().filter_map(|length| secret.get(..length));
+        starts.find_map(|start| whole.strip_suffix(start))
+    });
+    match cut {
+        Some(kept) => format!("{kept}{MASK}…"),
+        None => shown,
+    }
 }
 
 /// The first characters of a text, with a mark where it was cut.
@@ -125,6 +143,24 @@ mod tests {
     #[test]
     fn a_message_cannot_forge_a_line_or_a_colour() {
         assert_eq!(redacted("one\r\ntwo\x1b[31m\u{2028}three\u{202e}\0"), "one  two [31m three");
+    }
+
+    #[test]
+    fn a_secret_that_is_known_is_masked_however_it_looks() {
+        let texts = [
+            ("no access with tiger-7, tiger-7!", "no access with [masked], [masked]!"),
+            ("no access with ti…", "no access with ti…"),
+            ("no access with tige…", "no access with [masked]…"),
+            ("no access with tiger-…", "no access with [masked]…"),
+            ("no access with tiger-7…", "no access with [masked]…"),
+            ("a tiger", "a tiger"),
+        ];
+        for (text, shown) in texts {
+            assert_eq!(without(text, "tiger-7"), shown);
+        }
+        for secret in ["", "is"] {
+            assert_eq!(without("as it is", secret), "as it is");
+        }
     }
 
     #[test]

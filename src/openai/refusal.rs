@@ -6,11 +6,16 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::resource::Resource;
+use crate::{openai::redaction, resource::Resource};
+
+/// Codes, or types, that speak of the model alone: it is not there, or not for this account.
+const MODEL_CODES: &[&str] = &["model_not_found", "DeploymentNotFound", "model_not_supported", "unsupported_model"];
+/// How messages begin that say so. Later in a message the words may be a prompt's.
+const MODEL_OPENINGS: &[&str] = &["you are not authorized to use", "your organization must be verified"];
 
 /// What a caller can do about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "&'static str")]
 #[non_exhaustive]
 pub enum RefusalKind {
     /// A limit of upstream is used up: wait.
@@ -33,6 +38,29 @@ pub enum RefusalKind {
     Moderation,
     /// Upstream failed and said so.
     Failed,
+}
+
+impl RefusalKind {
+    /// Its name in metrics, and as it is serialised.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::TooLarge => "too_large",
+            Self::NoAccess => "no_access",
+            Self::Exhausted => "exhausted",
+            Self::Overloaded => "overloaded",
+            Self::Invalid => "invalid",
+            Self::Moderation => "moderation",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl From<RefusalKind> for &'static str {
+    fn from(kind: RefusalKind) -> Self {
+        kind.name()
+    }
 }
 
 /// What an upstream refused a call with.
@@ -90,12 +118,48 @@ impl Refusal {
         }
     }
 
+    /// Whether it says that the account has no such model, and not merely that something is forbidden.
+    pub(super) fn is_of_model(&self) -> bool {
+        let names = [&self.code, &self.error_type].into_iter().flatten();
+        let says_so = || names.map(String::as_str).any(is_code_of_model) || begins_of_model(&self.message);
+        // of a key that is wrong nothing is known, and a limit is none of the model
+        self.kind == RefusalKind::NoAccess && !matches!(self.status, 401 | 429) && says_so()
+    }
+
+    /// The same without a secret that its texts may repeat.
+    pub(super) fn without(self, secret: &str) -> Self {
+        let hidden = |text: Option<String>| text.map(|text| redaction::without(&text, secret));
+        let figures = self.figures.map(|figures| RefusalFigures {
+            model: hidden(figures.model),
+            pool: hidden(figures.pool),
+            ..figures
+        });
+        Self {
+            message: redaction::without(&self.message, secret),
+            code: hidden(self.code),
+            error_type: hidden(self.error_type),
+            figures,
+            ..self
+        }
+    }
+
     /// With a call that is too large: how many images each part may ask for at most, where the figures say so.
     #[must_use]
     pub fn split_into(&self) -> Option<u64> {
         let figures = self.figures.as_ref().filter(|_| self.kind == RefusalKind::TooLarge)?;
         (figures.resource == Resource::Images && figures.limit > 0).then_some(figures.limit)
     }
+}
+
+/// Whether a code or type speaks of the model alone.
+pub(super) fn is_code_of_model(code: &str) -> bool {
+    MODEL_CODES.iter().any(|of_model| code.eq_ignore_ascii_case(of_model))
+}
+
+/// Whether a message begins by saying that the account may not use the model.
+pub(super) fn begins_of_model(message: &str) -> bool {
+    let lower = message.to_ascii_lowercase();
+    MODEL_OPENINGS.iter().any(|words| lower.starts_with(words))
 }
 
 impl fmt::Display for Refusal {

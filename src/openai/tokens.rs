@@ -100,7 +100,8 @@ pub(super) enum Fidelity {
     High,
 }
 
-/// Tokens of a text at most, at so many of its UTF-8 bytes a token. Bytes, since scripts with few characters a token have long ones.
+/// Tokens of a text by estimate, at so many of its UTF-8 bytes a token: text without words may take more. Bytes, since scripts with few
+/// characters a token have long ones.
 pub(super) fn text(text: &str, bytes_per_token: u64) -> u64 {
     (text.len() as u64).div_ceil(bytes_per_token.max(1))
 }

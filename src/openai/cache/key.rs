@@ -25,8 +25,8 @@ pub(in crate::openai) struct CacheKey {
 }
 
 impl CacheKey {
-    /// The key of a request of this org, or of any; `model` is the one that it is asked of. Files are read through, off the runtime's threads;
-    /// `None` if one cannot be.
+    /// The key of a request of this org, or of any; `model` is the one that it is asked of. Images to edit are read through, off the runtime's
+    /// threads; `None` if one cannot be.
     pub(in crate::openai) async fn of(org: Option<&str>, model: &str, request: &ImageRequest) -> Option<Self> {
         // who asks, and what is shown on the way, does not change what is drawn; the model is that of the call
         let ImageRequest {
@@ -90,13 +90,12 @@ impl Fields {
 }
 
 async fn digest(input: &ImageInput) -> Option<[u8; 32]> {
-    match &input.source {
-        Source::Memory(bytes) => Some(Sha256::digest(bytes).into()),
-        Source::File { path, .. } => {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || digest_of_file(&path).ok()).await.ok()?
-        }
-    }
+    let source = input.source.clone();
+    let digest = move || match source {
+        Source::Memory(bytes) => Ok(Sha256::digest(bytes).into()),
+        Source::File { path, .. } => digest_of_file(&path),
+    };
+    tokio::task::spawn_blocking(digest).await.ok()?.ok()
 }
 
 fn digest_of_file(path: &Path) -> std::io::Result<[u8; 32]> {
@@ -112,6 +111,8 @@ fn digest_of_file(path: &Path) -> std::io::Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use bytes::Bytes;
 
     use super::*;
@@ -182,6 +183,21 @@ mod tests {
         for other in [of(Some("acme"), "n").await, of(Some("other"), "m").await, of(None, "m").await] {
             assert!(!keys.contains(&other));
         }
+    }
+
+    #[test]
+    fn no_image_is_hashed_on_a_thread_of_the_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || held.recv());
+            let mut hashed = Box::pin(key(ImageRequest::edit("x", [bytes("a")])));
+            let is_done = std::future::poll_fn(|context| Poll::Ready(hashed.as_mut().poll(context).is_ready())).await;
+            assert!(!is_done, "the only thread for it is busy");
+            drop(release);
+            hashed.await;
+            assert!(busy.await.unwrap().is_err());
+        });
     }
 
     #[tokio::test]

@@ -6,7 +6,10 @@
 use crate::openai::{
     headers::RateHeaders,
     message::Reading,
-    refusal::RefusalKind::{self, Exhausted, Failed, Invalid, Moderation, NoAccess, Overloaded, RateLimited, TooLarge},
+    refusal::{
+        self,
+        RefusalKind::{self, Exhausted, Failed, Invalid, Moderation, NoAccess, Overloaded, RateLimited, TooLarge},
+    },
 };
 
 /// All that is known of a refusal.
@@ -36,11 +39,11 @@ pub(super) fn of(evidence: &Evidence<'_>) -> RefusalKind {
 impl Evidence<'_> {
     /// Only at the start: later in a message they may be a prompt's.
     fn by_opening_words(&self) -> Option<RefusalKind> {
-        let lower = self.text.to_ascii_lowercase();
-        let begins = |words: &[&str]| words.iter().any(|words| lower.starts_with(words));
-        if begins(&["you are not authorized to use", "your organization must be verified"]) {
+        if refusal::begins_of_model(self.text) {
             return Some(NoAccess);
         }
+        let lower = self.text.to_ascii_lowercase();
+        let begins = |words: &[&str]| words.iter().any(|words| lower.starts_with(words));
         if begins(&[
             "your request was rejected as a result of our safety system",
             "your request was rejected by the safety",
@@ -73,8 +76,6 @@ impl Evidence<'_> {
             "invalid_api_key"
             | "authentication_error"
             | "permission_error"
-            | "model_not_found"
-            | "deploymentnotfound"
             | "unsupported_country_region_territory"
             | "usage_not_included" => NoAccess,
             // the last is GLM's
@@ -86,6 +87,7 @@ impl Evidence<'_> {
             | "images"
             | "input-images"
             | "1302" => self.of_a_limit(),
+            _ if refusal::is_code_of_model(name) => NoAccess,
             _ => return None,
         })
     }

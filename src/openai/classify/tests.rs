@@ -175,6 +175,17 @@ fn a_refusal_shows_no_key_and_no_more_than_it_may() {
 }
 
 #[test]
+fn a_secret_that_is_known_is_in_no_part_of_a_refusal() {
+    let secret = "tiger-lily-7";
+    let message = format!("Rate limit reached for {secret} (for limit {secret}) on images per min: Limit 5, Used 5.");
+    let bytes = json!({ "error": { "message": message, "type": secret, "code": format!("no:{secret}") } }).to_string();
+    let refusal = body(429, &RateHeaders::default(), bytes.as_bytes()).unwrap();
+    assert!(refusal.figures.as_ref().unwrap().pool.as_deref() == Some(secret), "{refusal:?}");
+    let shown = format!("{:?}", refusal.without(secret));
+    assert!(!shown.contains(secret) && shown.contains("Rate limit reached for [masked]"), "{shown}");
+}
+
+#[test]
 fn the_headers_say_whether_a_failure_may_be_tried_again() {
     let headers = |value: &'static str| RateHeaders::read([("x-should-retry", value.as_bytes())].into_iter());
     let bytes = br#"{"error":{"message":"failed","type":"server_error"}}"#;

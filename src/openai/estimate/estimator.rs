@@ -2,21 +2,23 @@
 //!
 //! Invariant: what was learnt changes the totals of an estimate, never the figures of a rule. Lacks the counting itself: see `tokens`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use crate::{
     cost::Cost,
     openai::{
+        date::Date,
         error::ImageError,
         estimate::{Basis, Estimate, Priors, Weights, cost},
         learning::{Correction, Learning, Part, Sample},
-        models::{Model, Models},
+        models::{Model, Models, retirement::Retirements},
         price::Tokens,
         request::{ImageRequest, Quality, Size},
         tokens::{self, Pixels},
         usage::Usage,
     },
     policy::Certainty,
+    telemetry,
 };
 
 /// Estimates costs, and learns from what calls turn out to use. A clone shares what was learnt.
@@ -26,13 +28,15 @@ pub struct Estimator {
     weights: Weights,
     priors: Priors,
     learning: Arc<Learning>,
+    retirements: Arc<Retirements>,
 }
 
 impl Estimator {
     /// An estimator that has learnt nothing.
     #[must_use]
     pub fn new(models: Models) -> Self {
-        Self { models, weights: Weights::default(), priors: Priors::default(), learning: Arc::default() }
+        let (weights, priors) = (Weights::default(), Priors::default());
+        Self { models, weights, priors, learning: Arc::default(), retirements: Arc::default() }
     }
 
     /// How images are counted. Default: those that are drawn.
@@ -57,6 +61,9 @@ impl Estimator {
     /// [`Model::refuses`].
     pub fn estimate(&self, model: &str, request: &ImageRequest) -> Result<Estimate, ImageError> {
         let model = self.models.get(model);
+        if let Some(notice) = self.retirements.notice(&model, Date::of(SystemTime::now())) {
+            telemetry::image_model_retires(&notice);
+        }
         if let Some(why) = model.refuses(request) {
             return Err(ImageError::invalid(format!("{}: {why}", model.name())));
         }
@@ -92,6 +99,7 @@ impl Estimator {
             spend_micros: facts.prices.as_ref().map(|prices| prices.spend_micros(billed)),
             basis,
             certainty: certainty(&model, request),
+            billed,
             part,
             images_in,
         })

@@ -3,19 +3,18 @@
 //! Invariant: pure; time is a value. What is not known is taken for possible, and what was learnt is forgotten after a while, so that a
 //! route that has learnt something new is asked again.
 
+mod lack;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     time::{Duration, SystemTime},
 };
 
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::openai::{
-    refusal::{Refusal, RefusalKind},
-    request::{ImageRequest, Size},
-};
+pub(super) use self::lack::Lack;
+use crate::openai::request::{ImageRequest, Size};
 
 /// How long a lack is remembered.
 const LACKING_FOR: Duration = Duration::from_secs(600);
@@ -47,74 +46,6 @@ impl<'a> Need<'a> {
     pub(in crate::openai) fn of(model: &'a str, request: &ImageRequest, delivery: Delivery) -> Self {
         let (size, images) = (request.size, u64::from(request.n));
         Self { model, size, images, is_edit: request.is_edit(), delivery }
-    }
-}
-
-/// Something a route cannot do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Lack {
-    Model(String),
-    Size(String, Size),
-    Edits(String),
-    Streams(String),
-}
-
-impl Lack {
-    /// What a refusal says that the route cannot do, of what the call needed; `None` if it is about the call.
-    pub(super) fn read(refusal: &Refusal, need: &Need<'_>) -> Option<Self> {
-        let model = || need.model.to_owned();
-        let code = refusal.code.as_deref().unwrap_or_default();
-        let message = refusal.message.to_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-        match refusal.kind {
-            RefusalKind::NoAccess => return (refusal.status != 401).then(|| Self::Model(model())),
-            RefusalKind::Invalid => {}
-            _ => return None,
-        }
-        if ["model_not_found", "DeploymentNotFound", "model_not_supported", "unsupported_model"].contains(&code) {
-            return Some(Self::Model(model()));
-        }
-        let is_absent = [404, 405, 501].contains(&refusal.status);
-        if is_absent && says(&["model", "deployment"]) {
-            return Some(Self::Model(model()));
-        }
-        let refuses =
-            ["not supported", "unsupported", "not support", "invalid value", "must be one of", "not available"];
-        if !is_absent && !says(&refuses) {
-            return None;
-        }
-        let size = need.size.to_string();
-        match need {
-            Need { delivery: Delivery::Stream, .. } if says(&["stream", "partial_images"]) => {
-                Some(Self::Streams(model()))
-            }
-            Need { size: Size::Pixels { .. }, .. } if message.contains(&size) => Some(Self::Size(model(), need.size)),
-            // the path of edits is missing, or the model does not edit
-            Need { is_edit: true, .. } if is_absent || says(&["edit"]) => Some(Self::Edits(model())),
-            _ if says(&["model"]) && message.contains(&need.model.to_lowercase()) => Some(Self::Model(model())),
-            _ if is_absent => Some(Self::Model(model())),
-            _ => None,
-        }
-    }
-
-    fn stops(&self, need: &Need<'_>) -> bool {
-        match self {
-            Self::Model(model) => model == need.model,
-            Self::Size(model, size) => model == need.model && *size == need.size,
-            Self::Edits(model) => model == need.model && need.is_edit,
-            Self::Streams(model) => model == need.model && need.delivery == Delivery::Stream,
-        }
-    }
-}
-
-impl fmt::Display for Lack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Model(model) => write!(f, "no {model}"),
-            Self::Size(model, size) => write!(f, "no {size} of {model}"),
-            Self::Edits(model) => write!(f, "no edits by {model}"),
-            Self::Streams(model) => write!(f, "no streams of {model}"),
-        }
     }
 }
 
@@ -178,7 +109,7 @@ struct Listing {
 impl Abilities {
     /// Why a call cannot be served, if that is known; `upstream` is its model's name there.
     pub(super) fn stop(&self, need: &Need<'_>, upstream: &str, now: Instant) -> Option<String> {
-        if let Some(lack) = self.live(now).find(|lack| lack.stops(need)) {
+        if let Some(lack) = self.live(now).find(|lack| lack.has_another_way() && lack.stops(need)) {
             return Some(lack.to_string());
         }
         match self.listed.as_ref().filter(|listing| now < listing.until)?.models.get(upstream) {
@@ -186,6 +117,11 @@ impl Abilities {
             Some(Some(until)) if now >= *until => Some(format!("{upstream} is shut down")),
             Some(_) => None,
         }
+    }
+
+    /// Whether a refusal said that it cannot serve such a call, and nothing but another route can.
+    pub(super) fn is_doubted(&self, need: &Need<'_>, now: Instant) -> bool {
+        self.live(now).any(|lack| !lack.has_another_way() && lack.stops(need))
     }
 
     pub(super) fn learn(&mut self, lack: Lack, now: Instant) {
@@ -224,13 +160,16 @@ impl Abilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn refusal(kind: RefusalKind, status: u16, code: &str, message: &str) -> Refusal {
-        let code = (!code.is_empty()).then(|| code.to_owned());
-        let message = message.to_owned();
-        let (error_type, figures, retry_after, should_retry) = (None, None, None, None);
-        Refusal { kind, status, error_type, code, message, figures, retry_after, should_retry }
-    }
+    use crate::openai::{
+        classify,
+        error::{ImageError, ImageErrorKind},
+        headers::RateHeaders,
+        route::{
+            Route,
+            choice::{Moment, Routes},
+            price::tried::estimate,
+        },
+    };
 
     fn edit() -> Need<'static> {
         let size = Size::pixels(2048, 2048);
@@ -238,42 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_refusal_says_that_a_route_cannot_do() {
-        use RefusalKind::{Invalid, Moderation, NoAccess, RateLimited};
-        let model = || Some(Lack::Model("gpt-image-2".to_owned()));
-        let size = || Some(Lack::Size("gpt-image-2".to_owned(), Size::pixels(2048, 2048)));
-        let edits = || Some(Lack::Edits("gpt-image-2".to_owned()));
-        let streams = || Some(Lack::Streams("gpt-image-2".to_owned()));
-        for (kind, status, code, message, lack) in [
-            (Invalid, 404, "model_not_found", "The model `gpt-image-2` does not exist", model()),
-            (Invalid, 400, "model_not_found", "no such model", model()),
-            (Invalid, 404, "DeploymentNotFound", "The API deployment for this resource does not exist.", model()),
-            (NoAccess, 403, "", "Your organization must be verified to use the model", model()),
-            (NoAccess, 401, "invalid_api_key", "Incorrect API key provided", None),
-            (Invalid, 400, "", "Streaming is not supported for this model", streams()),
-            (Invalid, 400, "unknown_parameter", "Unsupported parameter: 'stream'", streams()),
-            (Invalid, 400, "invalid_value", "Invalid value: '2048x2048'. Supported values are: '1024x1024'", size()),
-            (Invalid, 400, "", "Image edits are not supported by this provider", edits()),
-            (Invalid, 404, "", "Not Found", edits()),
-            (Invalid, 405, "", "Method Not Allowed", edits()),
-            (Invalid, 400, "", "gpt-image-2 is not a supported model: unsupported", model()),
-            (Invalid, 400, "invalid_value", "Invalid value: 'purple'. Supported values are: 'opaque'", None),
-            (Invalid, 400, "", "prompt is too long", None),
-            (Moderation, 400, "moderation_blocked", "not supported", None),
-            (RateLimited, 429, "", "the model is not available", None),
-        ] {
-            assert_eq!(Lack::read(&refusal(kind, status, code, message), &edit()), lack, "{status} {code} {message}");
-        }
-        let plain = Need { is_edit: false, delivery: Delivery::Whole, ..edit() };
-        let gone = refusal(Invalid, 404, "", "Not Found");
-        assert_eq!(Lack::read(&gone, &plain), model(), "nothing else is left that the path could be missing for");
-    }
-
-    #[test]
     fn a_lack_stops_what_needs_it_until_it_is_forgotten() {
         let (mut abilities, now) = (Abilities::default(), Instant::now());
         abilities.learn(Lack::Streams("gpt-image-2".to_owned()), now);
         let stop = |abilities: &Abilities, need: &Need<'_>, now| abilities.stop(need, need.model, now);
+        abilities.learn(Lack::Model("gone".to_owned()), now);
+        let gone = Need { model: "gone", ..edit() };
+        assert_eq!((stop(&abilities, &gone, now), abilities.is_doubted(&gone, now)), (None, true));
+        assert!(!abilities.is_doubted(&gone, now + LACKING_FOR) && !abilities.is_doubted(&edit(), now));
         assert_eq!(stop(&abilities, &edit(), now).as_deref(), Some("no streams of gpt-image-2"));
         assert_eq!(stop(&abilities, &Need { delivery: Delivery::Whole, ..edit() }, now), None);
         assert_eq!(stop(&abilities, &Need { model: "other", ..edit() }, now), None);
@@ -282,6 +193,28 @@ mod tests {
             abilities.learn(Lack::Size("gpt-image-2".to_owned(), Size::pixels(width, 1)), now);
         }
         assert_eq!(abilities.lacking(now).len(), LACKS_MAX, "callers choose sizes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_is_left_out_for_a_lack_only_while_another_serves() {
+        let routes = Routes::new([Route::openai("a", "key"), Route::openai("b", "key").priority(1)]).unwrap();
+        let fails = |place: usize, error: &ImageError| {
+            routes.all()[place].enter(Instant::now()).unwrap().failed(error, &edit());
+        };
+        let names = || {
+            let moment = Moment { now: Instant::now(), seed: 1, shares: &[] };
+            let order = routes.order(&edit(), &estimate(None), &moment);
+            order.iter().map(|state| state.name().to_string()).collect::<Vec<_>>()
+        };
+        let no_model = br#"{"error":{"code":"model_not_found"}}"#;
+        let lack = classify::body(404, &RateHeaders::default(), no_model).unwrap().into();
+        fails(0, &lack);
+        assert_eq!(names(), ["b"]);
+        (0..3).for_each(|_| fails(1, &ImageError::new(ImageErrorKind::Unreachable, "gone")));
+        assert_eq!(names(), ["a"], "the other one has a pause");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        fails(1, &lack);
+        assert_eq!(names(), ["a", "b"]);
     }
 
     #[test]

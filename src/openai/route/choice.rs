@@ -1,6 +1,7 @@
 //! Which routes a call may go to, best first.
 //!
-//! Invariant: the order is a function of the call, a moment and a seed. A route that cannot serve the call is not in it.
+//! Invariant: the order is a function of the call, a moment and a seed. A route that cannot serve the call is not in it, and one of which that
+//! is doubted, only where there is no other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -112,7 +113,7 @@ impl Routes {
         moment: &Moment<'_>,
     ) -> Vec<Arc<RouteState>> {
         let mut draws = fastrand::Rng::with_seed(moment.seed);
-        let mut ranked: Vec<Ranked<'_>> = Vec::with_capacity(self.states.len());
+        let (mut ranked, mut doubted) = (Vec::with_capacity(self.states.len()), Vec::new());
         for (place, state) in self.states.iter().enumerate() {
             // drawn for each, so that one that cannot serve does not change the draws of the others
             let draw = weighted(&mut draws, state.route().weight);
@@ -126,8 +127,10 @@ impl Routes {
                 Strategy::Cheapest => spend_micros.map_or(f64::INFINITY, |micros| micros as f64),
                 Strategy::MostQuotaLeft => -moment.shares.get(place).copied().unwrap_or(0.0),
             };
-            ranked.push(Ranked { badness, priority: state.route().priority, draw, state });
+            let rank = if state.is_doubted(need, moment.now) { &mut doubted } else { &mut ranked };
+            rank.push(Ranked { badness, priority: state.route().priority, draw, state });
         }
+        let mut ranked = if ranked.is_empty() { doubted } else { ranked };
         ranked.sort_by(Ranked::compare);
         ranked.into_iter().map(|ranked| Arc::clone(ranked.state)).collect()
     }

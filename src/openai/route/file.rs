@@ -203,8 +203,15 @@ impl PriceEntry {
     }
 }
 
-/// The key that a variable holds.
+/// The key that a variable holds. What cannot be a variable's name is not shown: it may be the key itself.
 fn key(variable: &str, key_of: &impl Fn(&str) -> Option<String>) -> Result<ApiKey, String> {
+    let of_name = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    if !variable.starts_with(|first: char| first.is_ascii_uppercase() || first == '_') || !variable.bytes().all(of_name)
+    {
+        return Err(
+            "key_env: the name of a variable takes A to Z, 0 to 9 and _; the key itself is not written here".to_owned()
+        );
+    }
     let held = key_of(variable).unwrap_or_default();
     let key = held.trim();
     match key {
@@ -229,6 +236,7 @@ fn misspelled(text: &str, error: &toml::de::Error) -> ImageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openai::{estimate::Estimator, models::Models, request::ImageRequest};
 
     const EXAMPLE: &str = include_str!("../../../examples/routes.toml");
 
@@ -247,7 +255,7 @@ mod tests {
     #[test]
     fn the_example_is_read() {
         let file = RoutesFile::from_toml_with(EXAMPLE, keys).unwrap();
-        assert_eq!((file.strategy(), file.price_micros_max()), (Strategy::Priority, Some(300_000)));
+        assert_eq!((file.strategy(), file.price_micros_max()), (Strategy::Priority, Some(1_000_000)));
         let [direct, cheap, images, azure] = file.routes() else { panic!("{:?}", file.routes()) };
         assert_eq!(
             (direct.name(), &direct.style, &*direct.base_url),
@@ -265,12 +273,27 @@ mod tests {
     }
 
     #[test]
+    fn the_bound_of_the_example_lets_a_call_of_auto_pass_everywhere() {
+        let file = RoutesFile::from_toml_with(EXAMPLE, keys).unwrap();
+        let auto = ImageRequest::generate("a lighthouse");
+        let estimate = Estimator::new(Models::embedded()).estimate("gpt-image-2", &auto).unwrap();
+        for route in file.routes() {
+            let price = route.price_of("gpt-image-2");
+            let micros = price.map_or(estimate.spend_micros, |price| price.estimated(&estimate, 1));
+            assert!(micros <= file.price_micros_max(), "{}: {micros:?}", route.name());
+        }
+    }
+
+    #[test]
     fn a_fault_says_where_it_is_and_shows_no_key() {
         for (entry, fault) in [
             ("key = \"sk-planted\"", "line 3: unknown key `key`"),
             ("priority = 300", "line 3: invalid value: integer `300`"),
             ("style = \"soap\"", "line 3: unknown variant `soap`"),
             ("key_env = \"UNSET\"", "route \"a\": key_env: the variable UNSET is not set"),
+            ("key_env = \"sk-planted\"", "route \"a\": key_env: the name of a variable takes A to Z"),
+            ("key_env = \"0PLANTED\"", "route \"a\": key_env: the name of a variable takes A to Z"),
+            ("key_env = \"\"", "route \"a\": key_env: the name of a variable takes A to Z"),
             ("key_env = \"BROKEN\"", "route \"a\": key_env: the variable BROKEN holds what no key has"),
             ("style = \"chat\"", "route \"a\": base_url: missing"),
             ("style = \"azure\"", "route \"a\": deployment: missing"),
@@ -282,7 +305,7 @@ mod tests {
             ("weight = 0", "route \"a\": weight 0: allowed are 1 to 1,000"),
         ] {
             let message = refused(&format!("[[route]]\nname = \"a\"\n{entry}\n"));
-            assert!(message.contains(fault) && !message.contains("planted"), "{entry}: {message}");
+            assert!(message.contains(fault) && !message.to_lowercase().contains("planted"), "{entry}: {message}");
         }
         assert!(refused("stratagem = 1").starts_with("line 1: unknown key `stratagem`"));
         assert!(refused("[[route]]\norg = \"a\"").contains("missing key `name`"));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: in whole millionths of a dollar, rounded up.
 
-use crate::openai::{estimate::Estimate, usage::Usage};
+use crate::openai::{estimate::Estimate, price::Tokens, usage::Usage};
 
 /// What a call costs on a route. Micros are millionths of a dollar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +34,8 @@ impl RoutePrice {
     pub(in crate::openai) fn estimated(self, estimate: &Estimate, images: u64) -> Option<u64> {
         match self {
             Self::PerMillionTokens { text_input, image_input, output } => {
-                let output_tokens = estimate.output_tokens.saturating_add(estimate.partial_tokens);
-                let parts = [
-                    (estimate.text_tokens, text_input),
-                    (estimate.input_image_tokens, image_input),
-                    (output_tokens, output),
-                ];
-                Some(per_million(&parts))
+                let Tokens { text_in, image_in, image_out } = estimate.billed;
+                Some(per_million(&[(text_in, text_input), (image_in, image_input), (image_out, output)]))
             }
             other => other.flat(images, estimate.spend_micros),
         }
@@ -87,14 +82,14 @@ fn rounded_up(amount: u128, parts: u128) -> u64 {
 /// What tests of routes estimate.
 #[cfg(test)]
 pub(super) mod tried {
-    use super::Estimate;
+    use super::{Estimate, Tokens};
     use crate::openai::{estimate::Estimator, models::Models, request::ImageRequest};
 
     pub(in crate::openai::route) fn estimate(spend_micros: Option<u64>) -> Estimate {
         let estimator = Estimator::new(Models::embedded());
         let mut estimate = estimator.estimate("gpt-image-2", &ImageRequest::generate("a")).unwrap();
-        (estimate.text_tokens, estimate.input_image_tokens) = (100, 1_000);
-        (estimate.output_tokens, estimate.partial_tokens, estimate.tokens) = (7_000, 24, 8_124);
+        estimate.billed = Tokens { text_in: 100, image_in: 1_000, image_out: 7_024 };
+        estimate.tokens = 8_124;
         (estimate.images, estimate.spend_micros) = (1, spend_micros);
         estimate
     }
@@ -103,6 +98,7 @@ pub(super) mod tried {
 #[cfg(test)]
 mod tests {
     use super::{tried::estimate, *};
+    use crate::openai::{estimate::Estimator, models::Models, request::ImageRequest};
 
     /// Facts 1.4: 7024 x $30/1M = $0.2107, here rounded up.
     #[test]
@@ -114,6 +110,19 @@ mod tests {
         let one = Usage { output_tokens: 1, ..Usage::default() };
         let small = RoutePrice::PerMillionTokens { text_input: 0, image_input: 0, output: 1 };
         assert_eq!(small.actual(&one, 1, None), Some(1), "rounded up");
+    }
+
+    #[test]
+    fn a_price_of_a_million_tokens_goes_by_what_was_learnt_as_the_table_does() {
+        let listed = RoutePrice::PerMillionTokens { text_input: 5_000_000, image_input: 8_000_000, output: 30_000_000 };
+        let (estimator, auto) = (Estimator::new(Models::embedded()), ImageRequest::generate("a lighthouse"));
+        let first = estimator.estimate("gpt-image-2", &auto).unwrap();
+        let usage = Usage { input_tokens: 4, output_tokens: 1_756, total_tokens: 1_760, ..Usage::default() };
+        (0..8).for_each(|_| estimator.learn("gpt-image-2", &first, &usage));
+        let learnt = estimator.estimate("gpt-image-2", &auto).unwrap();
+        for estimate in [first, learnt] {
+            assert_eq!(listed.estimated(&estimate, 1), estimate.spend_micros);
+        }
     }
 
     #[test]

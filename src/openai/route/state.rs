@@ -167,6 +167,11 @@ impl RouteState {
         Some(Stop { why, until })
     }
 
+    /// Whether a call is better served by another route: this one refused such a call lately. Where there is no other, it is tried.
+    pub(super) fn is_doubted(&self, need: &Need<'_>, now: Instant) -> bool {
+        self.learnt.lock().abilities.is_doubted(need, now)
+    }
+
     pub(super) fn standing(&self, now: Instant) -> Standing {
         let learnt = self.learnt.lock();
         Standing { score: learnt.health.score(now), under_way: learnt.under_way }

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use allotment::openai::{ImageClient, ImageInput, ImageRequest, Route};
-use allotment_upstream::{ErrorShape, Fault, Org, Script, Terms};
+use allotment_upstream::{ErrorShape, Fault, Org, Raw, Script, Terms};
 use tracing::instrument::WithSubscriber;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -89,4 +89,14 @@ async fn one_call(client: &ImageClient) -> String {
             format!("{client:?} {error} {error:?} {:?} {source:?}", error.refusal())
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_that_looks_like_none_is_masked_where_upstream_repeats_it() {
+    let key = "tiger-lily-7";
+    let stage = Stage::new(Terms::new().org(Org::new("org-test").key(key))).await;
+    let echo = format!(r#"{{"error":{{"message":"{key} may not draw","code":"no:{key}","type":"{key}"}}}}"#);
+    stage.upstream.next(Script::Reply(Raw::new(403).body(echo)));
+    let told = one_call(&stage.client([stage.route()])).await;
+    assert!(told.contains("[masked] may not draw") && !told.contains(key), "{told}");
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a call is charged to every limit or to none.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use crate::{
     limits::{DAY, Dimension, Enforcement, Limits, MINUTE},
@@ -71,6 +71,8 @@ struct Gauge {
     /// Whether headers tell of it.
     shown: bool,
     meter: Meter,
+    /// Its share of a shorter period.
+    quantum: Option<Meter>,
 }
 
 /// The limits of one org on one pool.
@@ -94,15 +96,12 @@ impl Quota {
                     Enforcement::Rolling => Meter::rolling(limit, MINUTE),
                     Enforcement::FixedMinute => Meter::fixed(limit, MINUTE),
                 };
-                gauges.push(Gauge { dimension, period: MINUTE, shown: true, meter });
-                if let Some(quantum) = limits.quantum {
-                    let meter = Meter::quantum(limit, MINUTE, quantum);
-                    gauges.push(Gauge { dimension, period: MINUTE, shown: false, meter });
-                }
+                let quantum = limits.quantum.map(|quantum| Meter::quantum(limit, MINUTE, quantum));
+                gauges.push(Gauge { dimension, period: MINUTE, shown: true, meter, quantum });
             }
             if let Some(limit) = limits.day(dimension) {
                 let meter = Meter::refill(limit, DAY);
-                gauges.push(Gauge { dimension, period: DAY, shown: false, meter });
+                gauges.push(Gauge { dimension, period: DAY, shown: false, meter, quantum: None });
             }
         }
         // One image a call, or one call where images have no limit, and the tokens in proportion.
@@ -149,7 +148,8 @@ impl Quota {
             return Err(shortage);
         }
         for gauge in &mut self.gauges {
-            gauge.meter.charge(at, cost.of(gauge.dimension));
+            let amount = cost.of(gauge.dimension);
+            gauge.meters().for_each(|meter| meter.charge(at, amount));
         }
         Ok(())
     }
@@ -162,24 +162,28 @@ impl Quota {
                 RefusedCalls::CountNothing => false,
             };
             if counts {
-                let room = gauge.meter.remaining(at);
-                gauge.meter.charge(at, cost.of(gauge.dimension).min(room));
+                let amount = cost.of(gauge.dimension);
+                for meter in gauge.meters() {
+                    let room = meter.remaining(at);
+                    meter.charge(at, amount.min(room));
+                }
             }
         }
     }
 }
 
 impl Gauge {
-    /// What a call that does not fit lacks.
+    fn meters(&mut self) -> impl Iterator<Item = &mut Meter> {
+        iter::once(&mut self.meter).chain(&mut self.quantum)
+    }
+
+    /// What a call that does not fit lacks. Of a quantum only the wait is told: limit and use are those of the minute.
     fn shortage(&mut self, at: Duration, cost: Cost) -> Option<Shortage> {
-        let Self { dimension, period, meter, .. } = self;
-        let requested = cost.of(*dimension);
-        if meter.fits(at, requested) {
-            return None;
-        }
-        let used = (!meter.never_fits(requested)).then(|| meter.used(at));
-        let try_again = meter.try_again(at, requested);
-        Some(Shortage { dimension: *dimension, period: *period, limit: meter.limit(), used, requested, try_again })
+        let (dimension, period, requested) = (self.dimension, self.period, cost.of(self.dimension));
+        let short = self.meters().find_map(|meter| (!meter.fits(at, requested)).then_some(meter))?;
+        let try_again = short.try_again(at, requested);
+        let used = (!self.meter.never_fits(requested)).then(|| self.meter.used(at));
+        Some(Shortage { dimension, period, limit: self.meter.limit(), used, requested, try_again })
     }
 }
 
@@ -228,6 +232,14 @@ mod tests {
         let mut minute = quota(Limits::new().images(250).quantum(Duration::from_secs(1)));
         let calls: u64 = (0..600).map(|second| served(&mut minute, second * 1_000, 9)).sum();
         assert!((2_500..=2_750).contains(&calls), "5 each second would be 3,000; the minute allows {calls}");
+    }
+
+    #[test]
+    fn a_quantum_tells_of_the_minute_and_of_its_own_wait() {
+        let mut quota = quota(Limits::new().images(250).quantum(Duration::from_secs(1)));
+        let shortage = (0..6).find_map(|_| quota.admit(Duration::ZERO, ONE).err()).unwrap();
+        assert_eq!((shortage.limit, shortage.used, shortage.requested), (250, Some(5), 1));
+        assert_eq!(shortage.try_again, Duration::from_millis(200), "as if 5 a second were the limit");
     }
 
     #[test]
