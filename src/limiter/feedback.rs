@@ -110,8 +110,9 @@ impl Limiter {
     /// Says how much that is; `None` if nothing new was told, or no limit counts as upstream does. One round trip.
     ///
     /// That is what upstream had counted, less what the fleet had used by the time of the call. The ledger holds it, in place of what it held
-    /// for others before, for a window from now on: tell of each answer, or of one a second, and it follows what they do. What the fleet uses by itself
-    /// adds nothing, however late an answer comes, and two processes that see the same stranger hold it once.
+    /// for others before, for a window from now on; while calls wait in line, for two, so that places behind the first leave room for others,
+    /// too. Tell of each answer, or of one a second, and it follows what they do. What the fleet uses by itself adds nothing, however late an
+    /// answer comes, and two processes that see the same stranger hold it once.
     ///
     /// It counts in the limit on this resource and window that holds the call, is counted by org and model alone, and denies; of one by org
     /// and one by model in the latter. Smoothing does not know of it.
