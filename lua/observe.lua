@@ -54,7 +54,8 @@ for i = 1, levels do
   end
   is_unclear = is_unclear or since[i] == at
 end
-local others = math.max(counted - math.max(used_then - found, 0), 0)
+local ours_now = math.min(log.used[place], TOTAL_MAX) - before
+local others = math.max(counted - math.max(used_then - found, ours_now, 0), 0)
 local is_too_soon = others ~= before and levels > 0 and (now - since[levels]) * PARTS < w
 if at + w <= now or at < told_at or is_unclear or is_too_soon then
   return pack('<BI6I6', NOTHING, 0, 0)

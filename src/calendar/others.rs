@@ -1,8 +1,9 @@
 //! What others use of a pool that an upstream counts: strangers, of whom only upstream knows.
 //!
-//! Invariant: others use what upstream had counted, less what we had used when the call was admitted whose answer told so. The ledger holds
-//! that as one charge; while places are booked, again a window later, so that places behind it leave room, too. Each observation renews it at
-//! its own time, so that no place is promised on the hope that they stop; it leaves a window after the last charge.
+//! Invariant: others use what upstream had counted, less what we have used: the more of what that was when the call was admitted whose answer
+//! told so, and of what it is now, as some upstreams count when they answer. The ledger holds that as one charge; while places are booked,
+//! again a window later, so that places behind it leave room, too. Each observation renews it at its own time, so that no place is promised
+//! on the hope that they stop; it leaves a window after the last charge.
 
 use crate::calendar::{Ledger, PARTS};
 
@@ -59,7 +60,9 @@ impl Others {
         let last = levels.last().copied();
         let before = last.map_or(0, |level| level.amount);
         let found = levels.iter().rev().find(|level| level.since < at).map_or(0, |level| level.amount);
-        let others = told.counted.saturating_sub(told.used.saturating_sub(found));
+        let ours_then = told.used.saturating_sub(found);
+        let ours_now = ledger.used()[told.place].saturating_sub(before);
+        let others = told.counted.saturating_sub(ours_then.max(ours_now));
         let is_old = at + window <= now || at < self.told_at;
         let is_unclear = levels.iter().any(|level| level.since == at);
         let is_too_soon = others != before && last.is_some_and(|last| (now - last.since) * PARTS < window);
@@ -216,6 +219,21 @@ mod tests {
         pool.wait(60_000);
         assert!(pool.used() < 50, "{} have not left", pool.used());
         assert_eq!(pool.hears(calls[99], 100), Some(0));
+    }
+
+    /// Its figures are of the moment of the answer: they hold what we have used since the call.
+    #[test]
+    fn an_upstream_that_counts_when_it_answers_takes_none_of_ours_for_anothers() {
+        let mut pool = Pool::new();
+        let calls: Vec<_> = (0..100).map(|_| (pool.wait(100), pool.call()).1).collect();
+        pool.wait(10_000);
+        assert_eq!(pool.hears(calls[0], 100), Some(0));
+        pool.wait(1_000);
+        assert_eq!((pool.hears(calls[1], 130), pool.used()), (Some(30), 130), "a stranger's");
+        let later = (pool.wait(1), pool.call()).1;
+        pool.wait(1_000);
+        assert_eq!(pool.hears(calls[2], 131), Some(30), "what is held for others is none of ours");
+        assert_eq!(pool.hears(later, 131), Some(30));
     }
 
     /// Who waits in line for a pool that a stranger shares: each calls once, and another comes in its place.
