@@ -48,10 +48,17 @@ const FOUND_BEFORE_MS_MAX: u64 = 250;
 #[must_use = "an observation does nothing until a limiter is told"]
 pub struct Observation {
     resource: Resource,
-    remaining: u64,
+    said: Said,
     limit: Option<u64>,
     window: Duration,
     call: Option<Call>,
+}
+
+/// What upstream says of its quota.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    Remaining(u64),
+    Counted(u64),
 }
 
 /// What the ledgers of a call held when it was admitted.
@@ -68,9 +75,18 @@ struct Call {
 impl Observation {
     /// After this call, upstream had so much of `resource` left for the org and the model: over 60 s, unless it is told otherwise.
     ///
-    /// Of a call that it refused, give what would have remained had it counted: nothing, as a rule.
+    /// Of a call that it refused, use [`counted`](Self::counted): what remains cannot say by how much it was too much.
     pub fn new(permit: &Permit, resource: impl Into<Resource>, remaining: u64) -> Self {
-        let resource = resource.into();
+        Self::having_said(permit, resource.into(), Said::Remaining(remaining))
+    }
+
+    /// With this call, upstream has counted so much of `resource`, over 60 s unless it is told otherwise. Of a call that it refused, what it
+    /// would have counted: used and requested, which is more than its limit. Tell what that is by [`out_of`](Self::out_of).
+    pub fn counted(permit: &Permit, resource: impl Into<Resource>, counted: u64) -> Self {
+        Self::having_said(permit, resource.into(), Said::Counted(counted))
+    }
+
+    fn having_said(permit: &Permit, resource: Resource, said: Said) -> Self {
         let found = permit.found().filter(|found| permit.at_ms() <= found.seen_at + FOUND_BEFORE_MS_MAX);
         let call = found.map(|found| Call {
             org: Arc::clone(found.org),
@@ -79,7 +95,7 @@ impl Observation {
             seen_at: found.seen_at,
             yet_to_come: if permit.at_ms() > found.seen_at { permit.cost().of(&resource) } else { 0 },
         });
-        Self { resource, remaining, limit: None, window: Duration::from_secs(60), call }
+        Self { resource, said, limit: None, window: Duration::from_secs(60), call }
     }
 
     /// What upstream says that its limit is. Where it is below what the policy states, that is logged once.
@@ -92,6 +108,28 @@ impl Observation {
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
+    }
+
+    /// What it tells of which limit; `None` if none counts as upstream does.
+    fn told(&self) -> Option<(&Call, UpstreamPool, Told)> {
+        let call = self.call.as_ref()?;
+        let pool = call.plan.upstream_pool(&self.resource, millis(self.window))?;
+        let counted = match self.said {
+            Said::Remaining(remaining) => pool.amount.saturating_sub(remaining),
+            Said::Counted(counted) => {
+                let limit = self.limit.unwrap_or(pool.amount);
+                pool.amount.saturating_add(counted).saturating_sub(limit)
+            }
+        };
+        let used = call.ledgers.get(pool.ledger).map_or(0, |state| state.used[pool.place]) + call.yet_to_come;
+        let told = Told { place: pool.place, counted, used, at: call.seen_at };
+        Some((call, pool, told))
+    }
+
+    /// Whether upstream counts more than the ledger held when the call was admitted; `None` if no limit counts as upstream does.
+    #[cfg(feature = "openai")]
+    pub(crate) fn is_news(&self) -> Option<bool> {
+        self.told().map(|(_, _, told)| told.counted > told.used)
     }
 }
 
@@ -125,19 +163,16 @@ impl Limiter {
     ///
     /// Dropped before its answer, it may have taken effect. It does no harm to tell the same again.
     pub async fn observe(&self, observation: Observation) -> Result<Option<u64>, Error> {
-        let Observation { resource, remaining, limit, window, call } = observation;
-        let Some(Call { org, plan, ledgers, seen_at, yet_to_come }) = call else { return Ok(None) };
-        let Some(pool) = plan.upstream_pool(&resource, millis(window)) else { return Ok(None) };
-        let UpstreamPool { limit: name, amount, window_ms, key, ledger, place } = pool;
+        let Some((call, pool, told)) = observation.told() else { return Ok(None) };
+        let Observation { resource, limit, .. } = &observation;
+        let UpstreamPool { limit: name, amount, window_ms, key, .. } = pool;
         if let Some(limit) = limit.filter(|limit| *limit < amount && self.core.doubted.is_new(&name)) {
-            telemetry::states_too_much(&name, &resource, amount, limit);
+            telemetry::states_too_much(&name, resource, amount, limit);
         }
-        let used = ledgers.get(ledger).map_or(0, |state| state.used[place]) + yet_to_come;
-        let told = Told { place, counted: amount.saturating_sub(remaining), used, at: seen_at };
         let request = ObserveRequest { ledger: key, window_ms, told };
-        let Some(Held { before, now }) = self.store().observe(&org, &request).await? else { return Ok(None) };
+        let Some(Held { before, now }) = self.store().observe(&call.org, &request).await? else { return Ok(None) };
         if now != before {
-            telemetry::observed(&resource, now.saturating_sub(before), now);
+            telemetry::observed(resource, now.saturating_sub(before), now);
         }
         Ok(Some(now))
     }

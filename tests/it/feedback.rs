@@ -216,6 +216,22 @@ async fn a_strangers_use_is_held_once_however_many_see_it() {
     }
 }
 
+/// What remains stops at nothing; what was counted does not. One held too few would be refused for ever.
+#[tokio::test]
+async fn a_call_that_was_one_too_many_holds_back_the_next() {
+    for (stated, upstream) in [(100, 100), (150, 100), (80, 100)] {
+        for stage in Stage::both().await {
+            let limit = Limit::new("pool").scope(["model"]).images(stated).window(MINUTE);
+            let limiter = stage.limiter(Policy::new().limit(limit));
+            let permit = ask(&limiter, &alice("m"), Cost::images(1)).await.unwrap();
+            let refused = Observation::counted(&permit, "images", upstream + 1).out_of(upstream);
+            permit.commit(Cost::images(0)).await.unwrap();
+            assert_eq!(limiter.observe(refused).await.unwrap(), Some(stated), "{}: {stated}", stage.name());
+            assert!(ask(&limiter, &alice("m"), Cost::images(1)).await.is_err(), "{}: {stated}", stage.name());
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_the_fleet_uses_by_itself_is_held_for_nobody() {
     for stage in Stage::both().await {
