@@ -147,10 +147,10 @@ impl Limiter {
     /// Takes into account what others use of an upstream's quota, as far as upstream has told: whoever shares it without asking this limiter.
     /// Says how much that is; `None` if nothing new was told, or no limit counts as upstream does. One round trip.
     ///
-    /// That is what upstream had counted, less what the fleet had used by the time of the call, or uses by now if that is more. The ledger holds
-    /// it, in place of what it held for others before, for a window from now on; while calls wait in line, for two, so that places behind the first leave room for others,
-    /// too. Tell of each answer, or of one a second, and it follows what they do. What the fleet uses by itself adds nothing, however late an
-    /// answer comes, and two processes that see the same stranger hold it once.
+    /// That is what upstream had counted, less what the fleet had used by the time of the call, or uses by now if that is more. The ledger
+    /// holds it, in place of what it held for others before, for a window from now on; while calls wait in line, for two, so that places
+    /// behind the first leave room for others, too. Tell of each answer, or of one a second, and it follows what they do. What the fleet
+    /// uses by itself adds nothing, however late an answer comes, and two processes that see the same stranger hold it once.
     ///
     /// It counts in the limit on this resource and window that holds the call, is counted by org and model alone, and denies; of one by org
     /// and one by model in the latter. Smoothing does not know of it.
@@ -180,9 +180,9 @@ impl Limiter {
     /// Starts no call of this subject's model that asks anything of `resource` for so long, in the whole fleet: an upstream has said when to
     /// come back. Of a subject without a model, none of its org. One round trip.
     ///
-    /// It only extends: where a cool-down is there that ends later, or less than a tenth of this one or 100 ms sooner, nothing changes. At
-    /// most 15 minutes are taken. It is a [`Control::cool_down`], so that operators see it and may lift it, but it is not written into the
-    /// audit trail. A call that no limit holds is not held by it.
+    /// It only extends: where a cool-down is there that ends later, or less than a tenth of this one or 100 ms sooner, nothing changes; of one
+    /// that an operator has set the reason stays. At most 15 minutes are taken. It is a [`Control::cool_down`], so that operators see it and
+    /// may lift it, but it is not written into the audit trail. A call that no limit holds is not held by it.
     ///
     /// Calls that wait in line wait over it if it ends within their patience, and then start within a second of each other.
     ///

@@ -107,6 +107,20 @@ async fn a_cool_down_is_only_extended_and_not_written_down() {
 }
 
 #[tokio::test]
+async fn a_hint_extends_what_an_operator_has_set_and_leaves_the_reason() {
+    for stage in Stage::both().await {
+        let limiter = stage.limiter(policy());
+        let admin = Admin::new(&limiter, "dana").unwrap();
+        let set = Control::cool_down("images").on("model", "m").because("a bad day");
+        admin.apply("acme", &set.clone().lasting(Duration::from_secs(10))).await.unwrap();
+        limiter.cool_down(&alice("m"), "images", Duration::from_secs(20)).await.unwrap();
+        let controls = admin.controls("acme").await.unwrap();
+        assert_eq!(controls.len(), 1, "{}", stage.name());
+        assert_eq!((&controls[0].control, controls[0].expires_after), (&set, Some(Duration::from_secs(20))));
+    }
+}
+
+#[tokio::test]
 async fn a_block_is_told_before_a_cool_down_and_a_bypass_wins_over_both() {
     for stage in Stage::both().await {
         let limiter = stage.limiter(policy());
