@@ -157,12 +157,13 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// The store's; nothing is decided without it.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after a shutdown; otherwise the store's: nothing is decided without it.
     ///
     /// # Cancel safety
     ///
     /// Dropped before its answer, it may have taken effect. It does no harm to tell the same again.
     pub async fn observe(&self, observation: Observation) -> Result<Option<u64>, Error> {
+        self.expect_open()?;
         let Some((call, pool, told)) = observation.told() else { return Ok(None) };
         let Observation { resource, limit, .. } = &observation;
         let UpstreamPool { limit: name, amount, window_ms, key, .. } = pool;
@@ -189,13 +190,14 @@ impl Limiter {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a subject out of range, for `in_flight`, for less than a millisecond, and where
-    /// the org has 1,000 controls; otherwise the store's.
+    /// the org has 1,000 controls; [`ErrorKind::Closed`](crate::ErrorKind::Closed) after a shutdown; otherwise the store's.
     pub async fn cool_down(
         &self,
         subject: &Subject,
         resource: impl Into<Resource>,
         lasting: Duration,
     ) -> Result<(), Error> {
+        self.expect_open()?;
         subject.validate()?;
         let (resource, pause) = (resource.into(), lasting.min(COOL_DOWN_MAX));
         let control = Control::cool_down(resource.clone()).because(UPSTREAM);

@@ -149,6 +149,16 @@ async fn what_is_no_cool_down_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_limiter_that_was_shut_down_is_told_nothing() {
+    let limiter = Limiter::builder().policy(policy()).clock(ManualClock::new()).build().unwrap();
+    let permit = ask(&limiter, &alice("m"), Cost::images(1)).await.unwrap();
+    limiter.shutdown().await;
+    let observed = limiter.observe(Observation::new(&permit, "images", 0)).await;
+    let cooled_down = limiter.cool_down(&alice("m"), "images", MINUTE).await;
+    assert_eq!((observed.unwrap_err().kind(), cooled_down.unwrap_err().kind()), (ErrorKind::Closed, ErrorKind::Closed));
+}
+
+#[tokio::test]
 async fn who_waits_waits_over_a_cool_down_and_starts_within_a_second_after_it() {
     let clock = ManualClock::new();
     let limiter = Limiter::builder().policy(policy()).clock(clock.clone()).build().unwrap();
