@@ -31,6 +31,9 @@ const UPSTREAM: &str = "upstream";
 /// How much later than its store has looked a call may start for what was found to be of use.
 const FOUND_BEFORE_MS_MAX: u64 = 250;
 
+/// So many doubts are told of at most: the log has been told enough.
+const DOUBTS_MAX: usize = 1_024;
+
 /// What an upstream has answered to a call: how much of its quota remains. Made while the call has its permit, told when the answer is there.
 ///
 /// ```
@@ -133,13 +136,26 @@ impl Observation {
     }
 }
 
-/// Limits whose amounts are above what an upstream says, each named once.
+/// Limits whose amounts are above what an upstream says. Of orgs that state the same one is named, as none is in the log.
 #[derive(Debug, Default)]
-pub(super) struct Doubted(Mutex<HashSet<Arc<str>>>);
+pub(super) struct Doubted(Mutex<HashSet<Doubt>>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Doubt {
+    limit: Arc<str>,
+    resource: Resource,
+    stated: u64,
+    upstream: u64,
+}
 
 impl Doubted {
-    fn is_new(&self, limit: &Arc<str>) -> bool {
-        self.0.lock().insert(Arc::clone(limit))
+    fn warn_once(&self, doubt: Doubt) {
+        let Doubt { limit, resource, stated, upstream } = &doubt;
+        let mut known = self.0.lock();
+        if known.len() < DOUBTS_MAX && !known.contains(&doubt) {
+            telemetry::states_too_much(limit, resource, *stated, *upstream);
+            known.insert(doubt);
+        }
     }
 }
 
@@ -167,8 +183,9 @@ impl Limiter {
         let Some((call, pool, told)) = observation.told() else { return Ok(None) };
         let Observation { resource, limit, .. } = &observation;
         let UpstreamPool { limit: name, amount, window_ms, key, .. } = pool;
-        if let Some(limit) = limit.filter(|limit| *limit < amount && self.core.doubted.is_new(&name)) {
-            telemetry::states_too_much(&name, resource, amount, limit);
+        if let Some(upstream) = limit.filter(|limit| *limit < amount) {
+            let resource = resource.clone();
+            self.core.doubted.warn_once(Doubt { limit: name, resource, stated: amount, upstream });
         }
         let request = ObserveRequest { ledger: key, window_ms, told };
         let Some(Held { before, now }) = self.store().observe(&call.org, &request).await? else { return Ok(None) };
@@ -222,5 +239,23 @@ impl Limiter {
             telemetry::cools_down(&resource, pause);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_doubted_once_per_resource_and_amount_and_not_without_end() {
+        let doubted = Doubted::default();
+        let doubts = |resource: &str, stated| {
+            doubted.warn_once(Doubt { limit: "pool".into(), resource: resource.into(), stated, upstream: 1 });
+            doubted.0.lock().len()
+        };
+        let told =
+            [("images", 2), ("images", 2), ("tokens", 2), ("images", 3)].map(|(name, stated)| doubts(name, stated));
+        assert_eq!(told, [1, 1, 2, 3]);
+        assert_eq!((0..2_000).map(|stated| doubts("requests", stated)).max(), Some(DOUBTS_MAX));
     }
 }
