@@ -208,6 +208,35 @@ async fn a_place_inside_a_cool_down_is_given_up_and_asked_for_anew() {
 }
 
 #[tokio::test]
+async fn of_a_full_line_nobody_starts_inside_a_cool_down_and_nobody_is_lost() {
+    let clock = ManualClock::new();
+    let pool = Policy::new().limit(Limit::new("pool").scope(["model"]).images(100).window(MINUTE));
+    let limiter = Limiter::builder().policy(pool).clock(clock.clone()).build().unwrap();
+    let subject = alice("m");
+    drop(ask(&limiter, &subject, Cost::images(100)).await.unwrap());
+    // two places after 60 s, and one after 120 s
+    let wait = |_| Box::pin(limiter.acquire(&subject, Cost::images(50)).into_future());
+    let (mut line, mut starts): (Vec<_>, Vec<_>) = ((0..3).map(wait).collect(), Vec::new());
+    for second in 0..140 {
+        if second == 59 {
+            limiter.cool_down(&subject, "images", Duration::from_secs(9)).await.unwrap();
+        }
+        line.retain_mut(|waiting| match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(permit) => {
+                drop(permit.unwrap());
+                starts.push(second);
+                false
+            }
+            Poll::Pending => true,
+        });
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(starts.len(), 3, "{starts:?}");
+    assert!(starts[..2].iter().all(|second| (68..=70).contains(second)), "{starts:?}");
+    assert!((128..=132).contains(&starts[2]), "the last waits until one of them has left: {starts:?}");
+}
+
+#[tokio::test]
 async fn a_strangers_use_is_held_once_however_many_see_it() {
     for stage in Stage::both().await {
         let [first, second] = processes(&stage, policy().margin(0.1));
