@@ -8,8 +8,8 @@
 --       3            after      ms       until it expires; 0: never
 --       4            by         text     who
 --       5            what       text     what is written into the audit
---       6            manner     text     `decided`, or `hinted`: it changes nothing where the control that is there ends no sooner, or hardly so, and
---                               writes no audit
+--       6            manner     text     `decided`, or `hinted`: it changes nothing where the control that is there ends no sooner, or hardly so, but
+--                               its end where it does, and writes no audit
 -- RETURNS packed: version I6 (0: there are no controls), changed I1, old control: length I4 and text; an error ALLOTFORMAT, and nothing
 --       changed, if a key holds something else; an error ALLOTLIMIT at 1000 controls
 -- COST  1 TIME, 1 GET, 1 HGETALL, at most 2 HSET, 1 HDEL per expired control, 1 XADD, 2 PEXPIRE, 1 SETRANGE
@@ -55,6 +55,8 @@ if hinted and old ~= '' then
     -- not worth a new version, which every process fetches
     return pack('<I6BI4', version, 0, #old_text) .. old_text
   end
+  -- who has set it keeps his word: it is only extended
+  control = old_text
 end
 
 for _, field in ipairs(expired) do

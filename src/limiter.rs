@@ -230,9 +230,7 @@ impl Limiter {
     }
 
     async fn ask<'a>(&'a self, subject: &'a Subject, cost: Cost) -> Result<Asking<'a>, Error> {
-        if self.core.closed.load(std::sync::atomic::Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::Closed, "the limiter has been shut down"));
-        }
+        self.expect_open()?;
         let org: Arc<str> = subject.value("org").unwrap_or_default().into();
         subject.validate()?;
         let policy = self.core.policies.of(&org).await?;
@@ -242,6 +240,14 @@ impl Limiter {
         let mut asking = Asking { limiter: self, subject, dispatch, org, plan, id: ReservationId([0; 16]) };
         asking.take_new_id();
         Ok(asking)
+    }
+
+    /// [`ErrorKind::Closed`] once it has been shut down.
+    fn expect_open(&self) -> Result<(), Error> {
+        if self.core.closed.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, "the limiter has been shut down"));
+        }
+        Ok(())
     }
 
     pub(crate) fn store(&self) -> &Store {

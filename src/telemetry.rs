@@ -206,7 +206,7 @@ pub(crate) fn observed(resource: &Resource, more: u64, others: u64) {
     tracing::debug!(resource = resource.name(), others, "others use an upstream's quota");
 }
 
-/// A limit states more than its upstream says that there is. Logged once per limit.
+/// A limit states more than its upstream says that there is. The same is logged once.
 pub(crate) fn states_too_much(limit: &str, resource: &Resource, stated: u64, upstream: u64) {
     tracing::warn!(limit, resource = resource.name(), stated, upstream, "a limit states more than its upstream allows");
 }

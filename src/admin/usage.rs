@@ -12,7 +12,8 @@ pub struct LimitUse {
     pub status: LimitStatus,
     /// The attributes that it counts by, with the subject's values; the org left out, so it is empty for a limit of the whole org.
     pub scope: BTreeMap<String, String>,
-    /// What is promised to calls that wait in line, in units of the resource. It is not in `used`.
+    /// What is promised to calls that wait in line, in units of the resource; beside them, what is held for others of the windows to come. It is
+    /// not in `used`, which has what is held for others now.
     pub booked: u64,
 }
 

@@ -1,8 +1,9 @@
 //! What others use of a pool that an upstream counts: strangers, of whom only upstream knows.
 //!
-//! Invariant: others use what upstream had counted, less what we had used when the call was admitted whose answer told so. The ledger holds
-//! that as one charge. Each observation renews it at its own time, so that no place is promised on the hope that they stop; it leaves a
-//! window after the last one.
+//! Invariant: others use what upstream had counted, less what we have used: the more of what that was when the call was admitted whose answer
+//! told so, and of what it is now, as some upstreams count when they answer. The ledger holds that as one charge; while places are booked,
+//! again a window later, so that places behind it leave room, too. Each observation renews it at its own time, so that no place is promised
+//! on the hope that they stop; it leaves a window after the last charge.
 
 use crate::calendar::{Ledger, PARTS};
 
@@ -13,7 +14,9 @@ pub(crate) struct Others {
     told_at: u64,
     /// When the charge was made that the ledger holds.
     held_at: u64,
-    /// Two windows later: by then no call of the last window can have found it.
+    /// The time that is charged last: `held_at`, or that of the booking.
+    last_at: u64,
+    /// Two windows after that: by then no call of the last window can have found it.
     over_at: u64,
     /// How much was held since when, as far as a call of the last window may have found it: a 64th of the window apart, or more.
     levels: Vec<Level>,
@@ -57,27 +60,47 @@ impl Others {
         let last = levels.last().copied();
         let before = last.map_or(0, |level| level.amount);
         let found = levels.iter().rev().find(|level| level.since < at).map_or(0, |level| level.amount);
-        let others = told.counted.saturating_sub(told.used.saturating_sub(found));
+        let ours_then = told.used.saturating_sub(found);
+        let ours_now = ledger.used()[told.place].saturating_sub(before);
+        let others = told.counted.saturating_sub(ours_then.max(ours_now));
         let is_old = at + window <= now || at < self.told_at;
         let is_unclear = levels.iter().any(|level| level.since == at);
         let is_too_soon = others != before && last.is_some_and(|last| (now - last.since) * PARTS < window);
         if is_old || is_unclear || is_too_soon {
             return None;
         }
-        let amounts = |amount| std::array::from_fn(|place| if place == told.place { amount } else { 0 });
-        if before > 0 {
-            ledger.settle(self.held_at, self.held_at, amounts(before), [0; 3]);
-        }
-        if others > 0 {
-            ledger.add(now, amounts(others));
-        }
+        let last_at = self.hold(ledger, told.place, others, now);
         if others != before {
             levels.push(Level { since: now, amount: others });
         }
         let forgotten = levels.iter().skip(1).take_while(|next| next.since + window <= now).count();
         levels.drain(..forgotten);
-        *self = Self { told_at: at, held_at: now, over_at: now + 2 * window, levels };
+        *self = Self { told_at: at, held_at: now, last_at, over_at: last_at + 2 * window, levels };
         Some(Held { before, now: others })
+    }
+
+    /// Gives back what was charged, charges `others` instead, and says for when last.
+    fn hold(&self, ledger: &mut Ledger, place: usize, others: u64, now: u64) -> u64 {
+        let amounts = |amount| std::array::from_fn(|at| if at == place { amount } else { 0 });
+        let charged = self.levels.last().map_or(0, |level| level.amount);
+        if charged > 0 {
+            ledger.settle(self.held_at, self.held_at, amounts(charged), [0; 3]);
+            if self.last_at > self.held_at {
+                ledger.settle(self.last_at, self.held_at, amounts(charged), [0; 3]);
+            }
+        }
+        if others == 0 {
+            return now;
+        }
+        let has_line = ledger.booked() > 0;
+        ledger.add(now, amounts(others));
+        if !has_line {
+            return now;
+        }
+        // a fold moves a charge later by less than a 64th of the window: no window holds both
+        let again_at = now + ledger.window() + ledger.window().div_ceil(PARTS);
+        ledger.put(again_at, amounts(others));
+        again_at
     }
 
     /// Whether it tells nothing any more of what a call of the last window has found.
@@ -88,7 +111,7 @@ impl Others {
     /// The levels, by what has become of the charge: it has left the window, or the ledger was emptied, or is another.
     fn levels_of(&self, ledger: &Ledger, now: u64) -> Vec<Level> {
         let mut levels = self.levels.clone();
-        let left_at = self.held_at + ledger.window();
+        let left_at = self.last_at + ledger.window();
         if levels.last().is_some_and(|level| level.amount > 0) {
             if left_at <= now {
                 levels.push(Level { since: left_at, amount: 0 });
@@ -103,6 +126,7 @@ impl Others {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calendar::{Ask, UNBOUNDED, earliest, place_in_line};
 
     const WINDOW: u64 = 64_000;
 
@@ -197,16 +221,84 @@ mod tests {
         assert_eq!(pool.hears(calls[99], 100), Some(0));
     }
 
+    /// Its figures are of the moment of the answer: they hold what we have used since the call.
+    #[test]
+    fn an_upstream_that_counts_when_it_answers_takes_none_of_ours_for_anothers() {
+        let mut pool = Pool::new();
+        let calls: Vec<_> = (0..100).map(|_| (pool.wait(100), pool.call()).1).collect();
+        pool.wait(10_000);
+        assert_eq!(pool.hears(calls[0], 100), Some(0));
+        pool.wait(1_000);
+        assert_eq!((pool.hears(calls[1], 130), pool.used()), (Some(30), 130), "a stranger's");
+        let later = (pool.wait(1), pool.call()).1;
+        pool.wait(1_000);
+        assert_eq!(pool.hears(calls[2], 131), Some(30), "what is held for others is none of ours");
+        assert_eq!(pool.hears(later, 131), Some(30));
+    }
+
+    /// Who waits in line for a pool that a stranger shares: each calls once, and another comes in its place.
+    #[test]
+    fn a_line_deeper_than_the_room_leaves_a_stranger_its_part() {
+        for (limit, stranger, waiters) in [(5, 2, 2), (5, 2, 10), (20, 6, 40)] {
+            let (mut pool, mut line, mut starts) = (Pool::new(), Vec::new(), Vec::new());
+            let horizon_ms = WINDOW * (limit + 2) / limit;
+            let ask = Ask { amounts: [0, 0, 1], bounds: [UNBOUNDED, UNBOUNDED, limit - 1], horizon_ms };
+            for _ in 0..6 * WINDOW / 500 {
+                pool.wait(500);
+                starts.extend(line.extract_if(.., |place| *place <= pool.now));
+                while line.len() < waiters {
+                    let asked = [(&pool.ledger, &ask)];
+                    let first = earliest(&asked, pool.now);
+                    let Some(place) = place_in_line(&asked, pool.now, u64::MAX >> 16, first) else { break };
+                    pool.ledger.add(place, ask.amounts);
+                    if place == pool.now { &mut starts } else { &mut line }.push(place);
+                }
+                if pool.now % 1_000 > 500 {
+                    let ours = starts.iter().filter(|at| **at + WINDOW > pool.now).count() as u64;
+                    let told = Told { place: 2, counted: ours + stranger, used: pool.used(), at: pool.now };
+                    let held = pool.others.observe(&mut pool.ledger, &told, pool.now);
+                    assert!(held.is_none_or(|held| held.now == stranger), "{held:?} at {}", pool.now);
+                }
+            }
+            for window in 3..6 {
+                let started = starts.iter().filter(|at| **at / WINDOW == window).count() as u64;
+                assert_eq!(started, limit - stranger, "{limit} less {stranger}, {waiters} wait: window {window}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_booked_for_others_moves_with_the_charge_and_is_in_no_window_with_it() {
+        let mut pool = Pool::new();
+        (0..40).for_each(|_| (pool.wait(10), pool.call()).0);
+        pool.ledger.add(pool.now + WINDOW, [0, 0, 1]);
+        let call = pool.call();
+        pool.wait(10);
+        assert_eq!(pool.hears(call, 71), Some(30));
+        let first = pool.ledger.last_at();
+        assert_eq!((first, pool.ledger.booked()), (pool.now + WINDOW + 1_000, 2));
+        // many calls, so that the charge is folded into a later time
+        let calls: Vec<_> = (0..95).map(|_| (pool.wait(10), pool.call()).1).collect();
+        assert_eq!(pool.ledger.sum_at(first)[2], 31, "with the one in line");
+        pool.wait(10);
+        assert_eq!(pool.hears(calls[94], 166), Some(30));
+        assert_eq!((pool.ledger.last_at(), pool.ledger.booked()), (pool.now + WINDOW + 1_000, 2));
+        assert_eq!((pool.used(), pool.ledger.sum_at(pool.ledger.last_at())[2]), (166, 31));
+        pool.wait(2_000);
+        assert_eq!((pool.hears(calls[94], 136), pool.used(), pool.ledger.booked()), (Some(0), 136, 1), "they stop");
+    }
+
     #[test]
     fn the_amount_changes_once_in_a_64th_of_the_window_and_is_renewed_in_between() {
         let mut pool = Pool::new();
-        let calls = [10, 10, 979, 10].map(|ms| (pool.call(), pool.wait(ms)).0);
-        assert_eq!(pool.hears(calls[0], 11), Some(10));
-        let found: Vec<_> = [1, 500, 497, 1].map(|ms| (pool.wait(ms), pool.call()).1).to_vec();
-        assert_eq!(pool.hears(found[1], 99), None, "999 ms after the change");
-        assert_eq!(pool.hears(found[1], found[1].used), Some(10), "the same amount is renewed");
+        let first = (pool.call(), pool.wait(10)).0;
+        assert_eq!(pool.hears(first, 11), Some(10));
+        let found = (pool.wait(998), pool.call()).1;
         pool.wait(1);
-        assert_eq!(pool.hears(found[3], 99), Some(99 - (found[3].used - 10)));
+        assert_eq!(pool.hears(found, 99), None, "999 ms after the change");
+        assert_eq!(pool.hears(found, 12), Some(10), "the same amount is renewed");
+        pool.wait(1);
+        assert_eq!(pool.hears(found, 99), Some(97));
     }
 
     #[test]

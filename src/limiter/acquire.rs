@@ -1,6 +1,7 @@
 //! Waiting in line.
 //!
-//! Invariant: nobody starts before the promised place, a place never moves back, and a waiter that is dropped gives its place back.
+//! Invariant: nobody starts before the promised place, a place never moves back, and a waiter that is dropped gives its place back. One
+//! exception: a place inside a cool-down is given up, as nobody may start there, and asked for anew after its end. Others may be before it then.
 //! There is no polling for admission, except for a slot and over a cool-down, as nobody tells when a call of another process ends or an operator
 //! lifts a pause: a waiter sleeps until its place, and asks at a bounded pace whether it has moved up.
 

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::{
     cost::Cost,
-    decision::LimitStatus,
     limiter::{Limiter, Observation},
     openai::{
         headers::RateHeaders,
@@ -80,7 +79,8 @@ impl Pace {
 struct Standing {
     resource: Resource,
     limit: u64,
-    remaining: u64,
+    /// With the call; of one that it refused, what it would have counted: more than the limit.
+    counted: u64,
 }
 
 /// Whether other routes are charged to the org of a route.
@@ -108,22 +108,18 @@ impl Feedback {
         sharing: Sharing,
     ) -> Self {
         let (now, pool) = (Instant::now(), pool(subject));
-        let is_due = |standing: &Standing| {
-            let after = match is_news(permit.limits(), standing, pace.minute) {
+        let observed = |standing: Standing| {
+            let Standing { resource, limit, counted } = standing;
+            let observation = Observation::counted(permit, resource.clone(), counted).out_of(limit).window(pace.minute);
+            // where nothing counts it, there is nothing to correct
+            let after = match observation.is_news()? {
                 _ if refusal.is_some() => Duration::ZERO,
-                Some(true) => NEWS_AFTER,
-                Some(false) => TOLD_AFTER,
-                // where nothing counts it, there is nothing to correct
-                None => return false,
+                true => NEWS_AFTER,
+                false => TOLD_AFTER,
             };
-            pace.is_due(&pool, &standing.resource, after, now)
+            pace.is_due(&pool, &resource, after, now).then_some(observation)
         };
-        let due = standings(rates, refusal).into_iter().filter(is_due);
-        let observation = |standing: Standing| {
-            let observation = Observation::new(permit, standing.resource, standing.remaining).window(pace.minute);
-            observation.out_of(standing.limit)
-        };
-        let observations = due.map(observation).collect();
+        let observations = standings(rates, refusal).into_iter().filter_map(observed).collect();
         let is_held = |refusal: &&Refusal| {
             // an upstream without room says nothing of the quota that other routes have: those are asked meanwhile
             refusal.kind != RefusalKind::Overloaded || sharing == Sharing::Alone
@@ -161,30 +157,19 @@ fn pool(subject: &Subject) -> Subject {
     }
 }
 
-/// Whether upstream counts more than this fleet knew of when the call was admitted: the fullest of several limits is that of the org. `None`:
-/// nothing counts it.
-fn is_news(limits: &[LimitStatus], standing: &Standing, minute: Duration) -> Option<bool> {
-    let counts = |status: &&LimitStatus| {
-        status.resource == standing.resource && u128::from(status.window_ms) == minute.as_millis() && !status.shadow
-    };
-    let known = limits.iter().filter(counts).map(|status| status.used).max()?;
-    Some(standing.limit.saturating_sub(standing.remaining) > known)
-}
-
 /// What headers say, and a refusal that has figures of a minute: it knows better.
 fn standings(rates: &RateHeaders, refusal: Option<&Refusal>) -> Vec<Standing> {
     let figures = refusal.and_then(|refusal| refusal.figures.as_ref()).filter(|figures| figures.window == MINUTE);
     let stated = figures.and_then(|figures| {
-        // what would remain had the call counted, as it does here
+        // what it would be had the call counted, as it does here
         let counted = figures.used?.saturating_add(figures.requested.unwrap_or(0));
-        let remaining = figures.limit.saturating_sub(counted);
-        Some(Standing { resource: figures.resource.clone(), limit: figures.limit, remaining })
+        Some(Standing { resource: figures.resource.clone(), limit: figures.limit, counted })
     });
     let named = |resource: &Resource| stated.as_ref().is_some_and(|stated| stated.resource == *resource);
     let headers = rates.standings.iter().filter(|standing| !named(&standing.resource)).map(|standing| Standing {
         resource: standing.resource.clone(),
         limit: standing.limit,
-        remaining: standing.remaining,
+        counted: standing.limit.saturating_sub(standing.remaining),
     });
     let mut all: Vec<_> = headers.collect();
     all.extend(stated);
@@ -218,17 +203,13 @@ fn cool_downs(refusal: &Refusal, cost: &Cost, random: f64) -> Vec<CoolDown> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::openai::{headers::HeaderStanding, refusal::RefusalFigures};
-
-    fn status(name: &str, used: u64, window_ms: u64) -> LimitStatus {
-        let resource = Resource::Images;
-        let (name, limit, remaining) = (Arc::from(name), 250, 250 - used);
-        let reset_after = Duration::ZERO;
-        LimitStatus { name, resource, limit, used, remaining, window_ms, reset_after, shadow: false }
-    }
+    use crate::{
+        clock::ManualClock,
+        limit::Limit,
+        openai::{headers::HeaderStanding, refusal::RefusalFigures},
+        policy::Policy,
+    };
 
     fn refusal(kind: RefusalKind, figures: Option<RefusalFigures>, retry_after: Option<Duration>) -> Refusal {
         let (error_type, code, message) = (None, None, String::new());
@@ -240,16 +221,30 @@ mod tests {
         RefusalFigures { resource: Resource::Images, model, pool, limit: 250, used, requested, window: MINUTE }
     }
 
-    #[test]
-    fn only_use_that_the_fleet_does_not_know_of_is_news() {
-        let limits = [status("user", 3, 60_000), status("org", 40, 60_000), status("burst", 200, 1_000)];
-        let says = |remaining| Standing { resource: Resource::Images, limit: 250, remaining };
-        assert_eq!(is_news(&limits, &says(210), MINUTE), Some(false), "as many as are known");
-        assert_eq!(is_news(&limits, &says(230), MINUTE), Some(false), "fewer");
-        assert_eq!(is_news(&limits, &says(209), MINUTE), Some(true), "more");
-        let tokens = Standing { resource: Resource::Tokens, limit: 9, remaining: 0 };
-        assert_eq!(is_news(&limits, &tokens, MINUTE), None, "nothing counts it");
-        assert_eq!(is_news(&[status("day", 0, 86_400_000)], &says(0), MINUTE), None, "another window");
+    /// However little of its limits callers may see, and whatever else counts the resource.
+    #[tokio::test]
+    async fn only_use_that_the_fleet_does_not_know_of_is_news() {
+        let limit = |name, window| Limit::new(name).images(250).window(window);
+        let user = limit("user", MINUTE).scope(["user"]);
+        let policy = Policy::new().limit(limit("org", MINUTE)).limit(user).limit(limit("burst", MINUTE / 60));
+        for policy in [policy.clone(), policy.hide_org()] {
+            let limiter = Limiter::builder().policy(policy).clock(ManualClock::new()).build().expect("it is valid");
+            let subject = Subject::org("acme").user("alice").model("m");
+            let ask = async |subject: &Subject, cost| limiter.acquire(subject, cost).await.expect("there is room");
+            drop(ask(&Subject::org("acme").user("bob"), Cost::images(39)).await);
+            let permit = ask(&subject, Cost::images(1)).await;
+            let is_news = |counted| Observation::counted(&permit, "images", counted).out_of(250).is_news();
+            assert_eq!(is_news(40), Some(false), "as many as are known");
+            assert_eq!(is_news(20), Some(false), "fewer");
+            assert_eq!(is_news(41), Some(true), "more");
+            assert_eq!(Observation::new(&permit, "tokens", 0).is_news(), None, "nothing counts it");
+            assert_eq!(Observation::new(&permit, "images", 0).window(2 * MINUTE).is_news(), None, "another window");
+
+            let standing = HeaderStanding { resource: Resource::Images, limit: 250, remaining: 200, reset_after: None };
+            let rates = RateHeaders { standings: vec![standing], ..RateHeaders::default() };
+            let feedback = Feedback::of(&Pace::new(MINUTE), &subject, &permit, &rates, None, Sharing::Alone);
+            assert_eq!(feedback.observations.len(), 1, "headers are told of");
+        }
     }
 
     #[test]
@@ -277,8 +272,8 @@ mod tests {
         let rates = RateHeaders { standings: standings_told, ..RateHeaders::default() };
         let refused = refusal(RefusalKind::RateLimited, Some(images_used(Some(260))), None);
         let expected = [
-            Standing { resource: Resource::Requests, limit: 100, remaining: 80 },
-            Standing { resource: Resource::Images, limit: 250, remaining: 0 },
+            Standing { resource: Resource::Requests, limit: 100, counted: 20 },
+            Standing { resource: Resource::Images, limit: 250, counted: 261 },
         ];
         assert_eq!(standings(&rates, Some(&refused)), expected);
         let without = refusal(RefusalKind::RateLimited, Some(images_used(None)), None);

@@ -19,8 +19,8 @@ pub(crate) struct Governed {
 pub(crate) enum Manner {
     /// By an operator: it is written into the audit trail.
     Decided,
-    /// By an upstream that asks for a pause: it changes nothing where the control ends no sooner, or hardly so, and nothing is written down, as
-    /// hints would drive what operators decide out of the trail.
+    /// By an upstream that asks for a pause: it changes nothing where the control ends no sooner, or hardly so, and otherwise only its end. Nothing
+    /// is written down, as hints would drive what operators decide out of the trail.
     Hinted,
 }
 

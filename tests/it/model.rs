@@ -207,8 +207,8 @@ impl History {
         if let Some(random) = self.told.as_mut().filter(|_| self.controls.is_some()) {
             let after = *[50, 1_000, 1_050, 1_150, 20_000].choose(random).unwrap();
             let id = *["a", "b", "hinted"].choose(random).unwrap();
-            let model = self.memory.hint(&self.org, id, "{}", after).await.unwrap();
-            assert_eq!(model, redis.hint(&self.org, id, "{}", after).await.unwrap(), "{at}: hint {id} of {after} ms");
+            let model = self.memory.hint(&self.org, id, "[]", after).await.unwrap();
+            assert_eq!(model, redis.hint(&self.org, id, "[]", after).await.unwrap(), "{at}: hint {id} of {after} ms");
         }
         if self.random.random_bool(0.8) {
             let (version, controls) = self.memory.controls(&self.org).await.unwrap();

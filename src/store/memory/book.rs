@@ -59,7 +59,13 @@ impl Book {
         if changed {
             self.version = now.max(before + 1);
         }
-        if let Some(text) = change.control.clone() {
+        if let Some(mut text) = change.control.clone() {
+            if change.manner == Manner::Hinted
+                && let Some(old) = &old
+            {
+                // who has set it keeps his word: it is only extended
+                text.clone_from(&old.text);
+            }
             let expires_at = change.after_ms.map(|after| now + after);
             self.controls.insert(change.id.clone(), Written { text, expires_at });
         }
