@@ -125,8 +125,8 @@ impl<'a> Serving<'a> {
                 continue;
             }
             walks += 1;
-            let pause = self.core.retries.pause(&error, walks, fastrand::f64());
-            let Some(pause) = pause.filter(|pause| *pause <= self.patience()) else { return Err(error) };
+            let pause = self.core.retries.pause(&error, walks, self.patience(), fastrand::f64());
+            let Some(pause) = pause else { return Err(error) };
             telemetry::image_repeated(error.kind().name(), pause);
             sleep(pause).await;
             self.journal.waited += pause;
