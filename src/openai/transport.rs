@@ -31,6 +31,8 @@ const USER_AGENT: &str = concat!("allotment/", env!("CARGO_PKG_VERSION"));
 const REFUSAL_BYTES_MAX: usize = 1 << 20;
 /// So much of a file is read at a time when it becomes base64: whole groups of three.
 const PIECE_BYTES: usize = 48 << 10;
+/// 30 years.
+const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// How long to wait for what, and how much to take.
 #[derive(Clone, Copy, Debug)]
@@ -174,7 +176,7 @@ impl Transport {
     ///
     /// [`ImageErrorKind::Unreachable`] where no connection could be had, so that nothing was sent; else [`ImageErrorKind::Unanswered`].
     pub(super) async fn send(&self, Ready(request): Ready) -> Result<Incoming, ImageError> {
-        let ends_at = Instant::now() + self.bounds.total;
+        let ends_at = from_now(self.bounds.total);
         let response = match timeout_at(ends_at, self.http.execute(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_connect() => {
@@ -209,7 +211,7 @@ impl Incoming {
     ///
     /// Nothing is lost if the future is dropped.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, ImageError> {
-        let until = self.ends_at.min(Instant::now() + self.idle);
+        let until = self.ends_at.min(from_now(self.idle));
         let piece = match timeout_at(until, self.response.chunk()).await {
             Ok(Ok(piece)) => piece,
             Ok(Err(error)) => return Err(failed(ImageErrorKind::Unanswered, "upstream's answer was cut off", error)),
@@ -238,6 +240,12 @@ impl Incoming {
         }
         Ok(whole.freeze())
     }
+}
+
+/// For a bound that is beyond all time, such as `Duration::MAX`, a time that nobody lives to see.
+fn from_now(after: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(after).unwrap_or_else(|| now + FAR)
 }
 
 fn failed(kind: ImageErrorKind, message: &str, error: reqwest::Error) -> ImageError {
@@ -338,4 +346,14 @@ fn append(whole: &mut Vec<u8>, bytes: &[u8]) {
     whole.resize(start + bytes.len().div_ceil(3) * 4, b'=');
     let written = STANDARD.encode_slice(bytes, &mut whole[start..]);
     debug_assert_eq!(written.ok(), Some(whole.len() - start), "the place is as long as the base64");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_beyond_all_time_is_far_away() {
+        assert!(from_now(Duration::MAX) >= Instant::now() + FAR / 2);
+    }
 }
