@@ -309,7 +309,8 @@ struct OpenFile {
 
 /// Puts images in the place of their markers. The text is held once.
 async fn inline(text: String, inlined: Vec<Inlined>) -> Result<Vec<u8>, ImageError> {
-    let mut whole = Vec::new();
+    let encoded = inlined.iter().map(|inlined| base64_bytes(&inlined.image)).sum::<usize>();
+    let mut whole = Vec::with_capacity(text.len() + encoded);
     let mut rest = text.as_str();
     for Inlined { marker, image } in inlined {
         let Some((before, after)) = rest.split_once(&marker) else {
@@ -340,6 +341,16 @@ async fn inline(text: String, inlined: Vec<Inlined>) -> Result<Vec<u8>, ImageErr
     Ok(whole)
 }
 
+/// As many as the image takes in base64.
+fn base64_bytes(image: &ImageInput) -> usize {
+    let length = match &image.source {
+        Source::Memory(bytes) => bytes.len(),
+        // a file that has grown since takes more room
+        Source::File { length, .. } => usize::try_from(*length).unwrap_or(0),
+    };
+    length.div_ceil(3) * 4
+}
+
 /// Appends base64. All but the last piece are whole groups of three.
 fn append(whole: &mut Vec<u8>, bytes: &[u8]) {
     let start = whole.len();
@@ -355,5 +366,22 @@ mod tests {
     #[test]
     fn a_bound_beyond_all_time_is_far_away() {
         assert!(from_now(Duration::MAX) >= Instant::now() + FAR / 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_of_several_pieces_becomes_one_base64_in_room_that_is_taken_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.png");
+        let bytes: Vec<u8> = (0..2 * PIECE_BYTES + 1_000).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let image = |source| ImageInput { source, media_type: "image/png".into(), name: "a.png".into(), pixels: None };
+        let file = image(Source::File { path, length: bytes.len() as u64 });
+        let inlined = [file, image(Source::Memory(bytes.clone().into()))];
+        let inlined = ["<one>", "<two>"].into_iter().zip(inlined);
+        let inlined = inlined.map(|(marker, image)| Inlined { marker: marker.to_owned(), image }).collect();
+        let whole = inline(r#"["<one>", "<two>"]"#.to_owned(), inlined).await.unwrap();
+        let base64 = STANDARD.encode(&bytes);
+        assert!(whole == format!(r#"["{base64}", "{base64}"]"#).into_bytes());
+        assert!(whole.capacity() <= whole.len() + "<one><two>".len(), "{} for {}", whole.capacity(), whole.len());
     }
 }
