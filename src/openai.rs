@@ -3,6 +3,7 @@
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
 mod access;
+mod address;
 mod attempt;
 mod cache;
 mod classify;

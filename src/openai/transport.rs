@@ -1,14 +1,14 @@
 //! HTTP: one request out, one answer in. The only file that names the HTTP client.
 //!
-//! Invariant: a key goes to the address it was given for and nowhere else: redirects are not followed. No error holds an address. An answer
-//! is bounded in time and length, and held once. Lacks retries: each one needs a permit of its own.
+//! Invariant: a key goes to the address it was given for and nowhere else: redirects are not followed, and what is for this machine goes
+//! through no proxy. No error holds an address. An answer is bounded in time and length, and held once. Lacks retries: each one needs a permit of its own.
 
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
-    Client, Method, Request, Response, Url,
+    Client, ClientBuilder, Method, Request, Response, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
     multipart::{Form, Part},
 };
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::openai::{
+    address::is_loopback,
     error::{ImageError, ImageErrorKind},
     headers::RateHeaders,
     input::{ImageInput, Source},
@@ -47,7 +48,10 @@ pub(super) struct Bounds {
 /// Sends requests.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
+    /// Through the proxies that the environment names.
     http: Client,
+    /// Through none.
+    direct: Client,
     bounds: Bounds,
 }
 
@@ -83,7 +87,10 @@ pub(super) enum KeyHeader {
 
 /// A request that is ready: its files are open.
 #[derive(Debug)]
-pub(super) struct Ready(Request);
+pub(super) struct Ready {
+    http: Client,
+    request: Request,
+}
 
 /// What was at an address.
 #[derive(Debug)]
@@ -113,12 +120,22 @@ impl Transport {
             // another thread may have been faster
             drop(ring::default_provider().install_default());
         }
-        let client = Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none());
-        let client = client.connect_timeout(bounds.connect).tcp_nodelay(true);
-        let built = client
-            .build()
-            .map_err(|error| ImageError::invalid("no HTTP client can be made").with_source(error.without_url()));
-        Ok(Self { http: built?, bounds })
+        let client = || {
+            let client = Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none());
+            client.connect_timeout(bounds.connect).tcp_nodelay(true)
+        };
+        let built = |client: ClientBuilder| {
+            let unbuilt = |error: reqwest::Error| {
+                ImageError::invalid("no HTTP client can be made").with_source(error.without_url())
+            };
+            client.build().map_err(unbuilt)
+        };
+        Ok(Self { http: built(client())?, direct: built(client().no_proxy())?, bounds })
+    }
+
+    /// A proxy elsewhere would be shown the keys that may go in clear because they stay here.
+    fn client(&self, url: &Url) -> &Client {
+        if url.host().is_some_and(|host| is_loopback(&host)) { &self.direct } else { &self.http }
     }
 
     /// Makes a request ready: opens its files. Nothing is sent.
@@ -129,7 +146,9 @@ impl Transport {
         key: Option<&ApiKey>,
         body: Body,
     ) -> Result<Ready, ImageError> {
-        let mut request = self.http.post(address(url)?).headers(key_headers(header, key)?);
+        let url = address(url)?;
+        let http = self.client(&url).clone();
+        let mut request = http.post(url).headers(key_headers(header, key)?);
         request = match body {
             Body::Json { text, inlined } => {
                 request.header(CONTENT_TYPE, "application/json").body(inline(text, inlined).await?)
@@ -146,7 +165,7 @@ impl Transport {
             }
         };
         match request.header("x-client-request-id", uuid::Uuid::now_v7().to_string()).build() {
-            Ok(request) => Ok(Ready(request)),
+            Ok(request) => Ok(Ready { http, request }),
             Err(error) => Err(ImageError::invalid("the request cannot be made").with_source(error.without_url())),
         }
     }
@@ -157,9 +176,11 @@ impl Transport {
     ///
     /// As [`send`](Self::send), and `Unreadable` for a status that is not one of success.
     pub(super) async fn fetch(&self, url: &str, key: Option<&ApiKey>) -> Result<Fetched, ImageError> {
-        let mut request = Request::new(Method::GET, address(url)?);
+        let url = address(url)?;
+        let http = self.client(&url).clone();
+        let mut request = Request::new(Method::GET, url);
         request.headers_mut().extend(key_headers(KeyHeader::Bearer, key)?);
-        let mut incoming = self.send(Ready(request)).await?;
+        let mut incoming = self.send(Ready { http, request }).await?;
         if !(200..300).contains(&incoming.status) {
             let message = format!("the address answered with status {}", incoming.status);
             return Err(ImageError::new(ImageErrorKind::Unreadable, message));
@@ -175,9 +196,9 @@ impl Transport {
     /// # Errors
     ///
     /// [`ImageErrorKind::Unreachable`] where no connection could be had, so that nothing was sent; else [`ImageErrorKind::Unanswered`].
-    pub(super) async fn send(&self, Ready(request): Ready) -> Result<Incoming, ImageError> {
+    pub(super) async fn send(&self, Ready { http, request }: Ready) -> Result<Incoming, ImageError> {
         let ends_at = from_now(self.bounds.total);
-        let response = match timeout_at(ends_at, self.http.execute(request)).await {
+        let response = match timeout_at(ends_at, http.execute(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_connect() => {
                 return Err(failed(ImageErrorKind::Unreachable, "upstream cannot be reached", error));
@@ -362,6 +383,23 @@ fn append(whole: &mut Vec<u8>, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_for_this_machine_goes_through_no_proxy() {
+        let second = Duration::from_secs(1);
+        let bounds = Bounds { connect: second, idle: second, total: second, answer_bytes_max: 1 };
+        let transport = Transport::new(bounds).unwrap();
+        for (url, is_direct) in [
+            ("http://localhost:8080/v1", true),
+            ("http://127.0.0.3/v1", true),
+            ("http://[::1]/v1", true),
+            ("https://api.openai.com/v1", false),
+            ("http://10.0.0.1/v1", false),
+        ] {
+            let client = transport.client(&address(url).unwrap());
+            assert_eq!(std::ptr::eq(client, &raw const transport.direct), is_direct, "{url}");
+        }
+    }
 
     #[test]
     fn a_bound_beyond_all_time_is_far_away() {
