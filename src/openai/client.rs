@@ -22,6 +22,7 @@ use crate::{
     limiter::Limiter,
     openai::{
         access::{AccessRules, Account},
+        address::share_host,
         cache::{Cache, key::CacheKey},
         date::Date,
         endpoint,
@@ -113,14 +114,19 @@ impl ImageClient {
         self.call(subject, request).stream()
     }
 
-    /// The same image with its bytes, where upstream gave an address. The key is not sent there, and redirects are not followed.
+    /// The same image with its bytes, where upstream gave an address. The key is not sent there, and redirects are not followed. The text of a
+    /// model may name any address: one of this machine or of a private network is refused, unless it is on the host of one of the routes.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`](crate::openai::ImageErrorKind::Unreachable), [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another status than success.
+    /// [`Invalid`](crate::openai::ImageErrorKind::Invalid) for such an address, [`Unreachable`](crate::openai::ImageErrorKind::Unreachable), [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another status than success.
     pub async fn fetch(&self, image: &Image) -> Result<Image, ImageError> {
         let Some(url) = image.url() else { return Ok(image.clone()) };
-        let Fetched { body, media_type } = self.core.transport.fetch(url, None).await?;
+        let Core { routes, transport, .. } = &*self.core;
+        let is_of_a_route = routes.all().iter().any(|route| share_host(&route.route().base_url, url));
+        let fetched =
+            if is_of_a_route { transport.fetch(url, None).await? } else { transport.fetch_abroad(url).await? };
+        let Fetched { body, media_type } = fetched;
         let (named, revised_prompt) = (image.media_type.clone(), image.revised_prompt.clone());
         Ok(Image { content: Content::Plain(body), media_type: named.or(media_type), revised_prompt })
     }

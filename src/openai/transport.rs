@@ -1,14 +1,18 @@
 //! HTTP: one request out, one answer in. The only file that names the HTTP client.
 //!
 //! Invariant: a key goes to the address it was given for and nowhere else: redirects are not followed, and what is for this machine goes
-//! through no proxy. No error holds an address. An answer is bounded in time and length, and held once. Lacks retries: each one needs a permit of its own.
+//! through no proxy. What others name as an address leads into the world, not into the network that this runs in. No error holds an address. An answer is bounded in time and length, and held once. Lacks retries: each one needs a permit of its own.
 
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Client, ClientBuilder, Method, Request, Response, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
     multipart::{Form, Part},
 };
@@ -20,7 +24,7 @@ use tokio::{
 };
 
 use crate::openai::{
-    address::is_loopback,
+    address::{is_global, is_loopback, may_be_global},
     error::{ImageError, ImageErrorKind},
     headers::RateHeaders,
     input::{ImageInput, Source},
@@ -52,6 +56,8 @@ pub(super) struct Transport {
     http: Client,
     /// Through none.
     direct: Client,
+    /// To addresses of the world only.
+    abroad: Client,
     bounds: Bounds,
 }
 
@@ -130,7 +136,8 @@ impl Transport {
             };
             client.build().map_err(unbuilt)
         };
-        Ok(Self { http: built(client())?, direct: built(client().no_proxy())?, bounds })
+        let abroad = built(client().dns_resolver(Abroad { proxies: proxies() }))?;
+        Ok(Self { http: built(client())?, direct: built(client().no_proxy())?, abroad, bounds })
     }
 
     /// A proxy elsewhere would be shown the keys that may go in clear because they stay here.
@@ -170,7 +177,7 @@ impl Transport {
         }
     }
 
-    /// Asks for what is at an address.
+    /// Asks for what is at an address that the settings name.
     ///
     /// # Errors
     ///
@@ -178,6 +185,25 @@ impl Transport {
     pub(super) async fn fetch(&self, url: &str, key: Option<&ApiKey>) -> Result<Fetched, ImageError> {
         let url = address(url)?;
         let http = self.client(&url).clone();
+        self.fetch_with(http, url, key).await
+    }
+
+    /// Asks for what is at an address that somebody else named.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch`](Self::fetch), and `Invalid` or `Unreachable` where it does not lead into the world.
+    pub(super) async fn fetch_abroad(&self, url: &str) -> Result<Fetched, ImageError> {
+        let url = address(url)?;
+        if !url.host().is_some_and(|host| may_be_global(&host)) {
+            return Err(ImageError::invalid(
+                "the address of the image leads into a network that is nobody's but yours",
+            ));
+        }
+        self.fetch_with(self.abroad.clone(), url, None).await
+    }
+
+    async fn fetch_with(&self, http: Client, url: Url, key: Option<&ApiKey>) -> Result<Fetched, ImageError> {
         let mut request = Request::new(Method::GET, url);
         request.headers_mut().extend(key_headers(KeyHeader::Bearer, key)?);
         let mut incoming = self.send(Ready { http, request }).await?;
@@ -261,6 +287,35 @@ impl Incoming {
         }
         Ok(whole.freeze())
     }
+}
+
+/// Finds addresses of the world only, whatever a name is said to lead to.
+#[derive(Debug)]
+struct Abroad {
+    /// Names that are looked up to go through them.
+    proxies: Vec<String>,
+}
+
+impl Resolve for Abroad {
+    fn resolve(&self, name: Name) -> Resolving {
+        let is_proxy = self.proxies.iter().any(|proxy| proxy == name.as_str());
+        Box::pin(async move {
+            let look = move || (name.as_str(), 0).to_socket_addrs();
+            let found = tokio::task::spawn_blocking(look).await??;
+            let found: Vec<SocketAddr> = found.filter(|found| is_proxy || is_global(found.ip())).collect();
+            if found.is_empty() {
+                return Err("the name has no address of the world".into());
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The hosts of the proxies that the environment names: they may be in the network that this runs in.
+fn proxies() -> Vec<String> {
+    let named = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let urls = named.iter().filter_map(|name| Url::parse(&std::env::var(name).ok()?).ok());
+    urls.filter_map(|url| url.host_str().map(str::to_owned)).collect()
 }
 
 /// For a bound that is beyond all time, such as `Duration::MAX`, a time that nobody lives to see.
@@ -384,11 +439,26 @@ fn append(whole: &mut Vec<u8>, bytes: &[u8]) {
 mod tests {
     use super::*;
 
+    fn transport() -> Transport {
+        let second = Duration::from_secs(1);
+        Transport::new(Bounds { connect: second, idle: second, total: second, answer_bytes_max: 1 }).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_address_that_others_named_does_not_lead_into_the_own_network() {
+        for url in ["http://127.0.0.1:1/", "http://localhost:1/", "http://169.254.169.254/latest/meta-data"] {
+            let error = transport().fetch_abroad(url).await.unwrap_err();
+            assert_eq!(error.kind(), ImageErrorKind::Invalid, "{url}");
+        }
+        let abroad = |proxies| Abroad { proxies };
+        let resolve = async |abroad: Abroad| abroad.resolve("localhost".parse().unwrap()).await.is_ok();
+        assert!(!resolve(abroad(Vec::new())).await, "a name that leads to this machine");
+        assert!(resolve(abroad(vec!["localhost".to_owned()])).await, "one of a proxy");
+    }
+
     #[test]
     fn what_is_for_this_machine_goes_through_no_proxy() {
-        let second = Duration::from_secs(1);
-        let bounds = Bounds { connect: second, idle: second, total: second, answer_bytes_max: 1 };
-        let transport = Transport::new(bounds).unwrap();
+        let transport = transport();
         for (url, is_direct) in [
             ("http://localhost:8080/v1", true),
             ("http://127.0.0.3/v1", true),
