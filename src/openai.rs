@@ -15,6 +15,7 @@ mod estimate;
 mod feedback;
 mod flight;
 mod headers;
+mod inline;
 mod input;
 mod key;
 mod learning;

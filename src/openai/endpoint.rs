@@ -21,10 +21,11 @@ pub(super) use self::{
 };
 use crate::openai::{
     error::ImageError,
+    inline::Inlined,
     input::ImageInput,
     request::{ImageRequest, Quality, Size},
     route::{Route, Style},
-    transport::{Body, Inlined, KeyHeader, Transport},
+    transport::{Body, KeyHeader, Transport},
 };
 
 /// How an answer is wanted.
