@@ -62,7 +62,7 @@ impl Pace {
 }
 
 /// What upstream says of one of its limits.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Standing {
     resource: Resource,
     limit: u64,
@@ -151,7 +151,7 @@ fn is_news(limits: &[LimitStatus], standing: &Standing) -> Option<bool> {
     Some(standing.limit.saturating_sub(standing.remaining) > known)
 }
 
-/// What headers say, and a refusal that has figures of a minute: it knows better.
+/// What headers say, and a refusal that has figures of a minute: it knows better. One of each resource.
 fn standings(rates: &RateHeaders, refusal: Option<&Refusal>) -> Vec<Standing> {
     let figures = refusal.and_then(|refusal| refusal.figures.as_ref()).filter(|figures| figures.window == WINDOW);
     let stated = figures.and_then(|figures| {
@@ -166,9 +166,16 @@ fn standings(rates: &RateHeaders, refusal: Option<&Refusal>) -> Vec<Standing> {
         limit: standing.limit,
         remaining: standing.remaining,
     });
-    let mut all: Vec<_> = headers.collect();
-    all.extend(stated);
-    all
+    let mut tightest: Vec<Standing> = Vec::new();
+    // an organisation and its project have a standing each, and calls fail by the one that is used up first
+    for standing in headers.chain(stated.clone()) {
+        match tightest.iter_mut().find(|known| known.resource == standing.resource) {
+            Some(known) if known.remaining <= standing.remaining => {}
+            Some(known) => *known = standing,
+            None => tightest.push(standing),
+        }
+    }
+    tightest
 }
 
 /// A resource that is left alone for a while.
@@ -263,6 +270,16 @@ mod tests {
         assert_eq!(standings(&rates, Some(&refused)), expected);
         let without = refusal(RefusalKind::RateLimited, Some(images_used(None)), None);
         assert_eq!(standings(&rates, Some(&without)).len(), 2);
+    }
+
+    #[test]
+    fn of_an_organisation_and_its_project_the_one_with_less_left_is_told() {
+        let standing =
+            |limit, remaining| HeaderStanding { resource: Resource::Tokens, limit, remaining, reset_after: None };
+        for told in [[standing(900, 400), standing(100, 5)], [standing(100, 5), standing(900, 400)]] {
+            let rates = RateHeaders { standings: told.to_vec(), ..RateHeaders::default() };
+            assert_eq!(standings(&rates, None), [Standing { resource: Resource::Tokens, limit: 100, remaining: 5 }]);
+        }
     }
 
     #[test]
