@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     cost::Cost,
@@ -117,18 +117,30 @@ impl Feedback {
         Self { observations, cool_downs }
     }
 
-    /// Tells the limiter, once the call is settled. A round trip for each thing told.
+    /// Tells the limiter, once the call is settled. A round trip for each thing told, all at once: the caller waits for its images.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, some of it may not be told.
     pub(super) async fn tell(self, limiter: &Limiter, subject: &Subject) {
-        for observation in self.observations {
-            if let Err(error) = limiter.observe(observation).await {
-                tracing::debug!(kind = ?error.kind(), "what upstream says remains is not noted");
-            }
-        }
+        let mut told = JoinSet::new();
         for CoolDown { resource, lasting } in self.cool_downs {
-            if let Err(error) = limiter.cool_down(subject, resource, lasting).await {
-                tracing::debug!(kind = ?error.kind(), "a pause that upstream asks for is not noted");
-            }
+            let (limiter, subject) = (limiter.clone(), subject.clone());
+            told.spawn(async move {
+                if let Err(error) = limiter.cool_down(&subject, resource, lasting).await {
+                    tracing::debug!(kind = ?error.kind(), "a pause that upstream asks for is not noted");
+                }
+            });
         }
+        for observation in self.observations {
+            let limiter = limiter.clone();
+            told.spawn(async move {
+                if let Err(error) = limiter.observe(observation).await {
+                    tracing::debug!(kind = ?error.kind(), "what upstream says remains is not noted");
+                }
+            });
+        }
+        while told.join_next().await.is_some() {}
     }
 }
 
