@@ -223,6 +223,12 @@ impl Walker for Serving<'_> {
         Ok(self.limiter.acquire(&subject, cost).max_wait(wait_max).await?)
     }
 
+    async fn give_back(&self, permit: Permit) {
+        if let Err(error) = permit.release().await {
+            tracing::debug!(kind = ?error.kind(), "a call that was not made keeps its charge");
+        }
+    }
+
     async fn attempt(&self, route: &Arc<RouteState>, permit: Permit) -> Result<Self::Served, ImageError> {
         telemetry::image_attempted(route.name());
         let admitted_at_ms = permit.at_ms();

@@ -48,11 +48,7 @@ pub(in crate::openai) async fn walk<W: Walker>(
     if let [route] = order
         && !wait_max.is_zero()
     {
-        let end = match route.enter(Instant::now()) {
-            Some(passage) => walk.line_up(route, passage, wait_max).await,
-            None => Continue(()),
-        };
-        return match end {
+        return match walk.line_up(route, wait_max).await {
             Break(end) => walk.ended(route, end),
             Continue(()) => Err(walk.stuck()),
         };
@@ -60,7 +56,7 @@ pub(in crate::openai) async fn walk<W: Walker>(
     let mut lines = Vec::new();
     for route in order {
         let Some(passage) = route.enter(Instant::now()) else {
-            walk.passed_by(route, "another call is finding out whether it works again");
+            walk.passed_by(route, FINDING_OUT);
             continue;
         };
         match walker.admit(route).await {
@@ -83,13 +79,14 @@ pub(in crate::openai) async fn walk<W: Walker>(
         if wait.saturating_sub(since.elapsed()) > left || left.is_zero() {
             continue;
         }
-        let Some(passage) = route.enter(Instant::now()) else { continue };
-        if let Break(end) = walk.line_up(route, passage, left).await {
+        if let Break(end) = walk.line_up(route, left).await {
             return walk.ended(route, end);
         }
     }
     Err(walk.stuck())
 }
+
+const FINDING_OUT: &str = "another call is finding out whether it works again";
 
 struct Walk<'a, W> {
     walker: &'a W,
@@ -103,23 +100,25 @@ type End<T> = Result<(T, Passage), ImageError>;
 
 impl<W: Walker> Walk<'_, W> {
     /// Waits in the line of a route, and makes the call there. Goes on if another route may serve it.
-    async fn line_up(
-        &mut self,
-        route: &Arc<RouteState>,
-        passage: Passage,
-        patience: Duration,
-    ) -> ControlFlow<End<W::Served>> {
+    async fn line_up(&mut self, route: &Arc<RouteState>, patience: Duration) -> ControlFlow<End<W::Served>> {
         let began = Instant::now();
         let admitted = self.walker.wait(route, patience).await;
         self.journal.waited += began.elapsed();
-        match admitted {
-            Ok(permit) => self.attempt(route, passage, permit).await,
+        let permit = match admitted {
+            Ok(permit) => permit,
             Err(error) if is_denial(&error) => {
                 self.errors.push(error);
-                Continue(())
+                return Continue(());
             }
-            Err(error) => Break(Err(error)),
-        }
+            Err(error) => return Break(Err(error)),
+        };
+        // one who stands in line finds out nothing, and must not keep others from it
+        let Some(passage) = route.enter(Instant::now()) else {
+            self.walker.give_back(permit).await;
+            self.passed_by(route, FINDING_OUT);
+            return Continue(());
+        };
+        self.attempt(route, passage, permit).await
     }
 
     /// Goes on if another route may serve the call.

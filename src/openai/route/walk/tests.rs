@@ -84,6 +84,10 @@ impl Walker for Script {
         Ok(does)
     }
 
+    async fn give_back(&self, permit: Does) {
+        self.asked.lock().push(format!("give back {permit:?}"));
+    }
+
     async fn attempt(&self, route: &Arc<RouteState>, permit: Does) -> Result<String, ImageError> {
         self.note("attempt", route);
         match permit {
@@ -245,4 +249,37 @@ async fn a_dropped_walk_frees_the_route_that_it_tried() {
     walked.passage.served(Duration::from_secs(2));
     let status = state.status(Instant::now());
     assert_eq!((status.breaker, status.under_way), (BreakerState::Closed, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_stands_in_line_keeps_nobody_from_finding_out() {
+    let gone = Fail(ImageErrorKind::Unreachable);
+    let stage = stage(&[("a", &[gone, gone, gone, Deny(30), Serve])]);
+    for _ in 0..3 {
+        stage.walk(0).await.unwrap_err();
+    }
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let second = async {
+        let walked = stage.walk(60).await.unwrap();
+        walked.passage.served(Duration::from_secs(1));
+        walked.journal.waited
+    };
+    let (first, second) = tokio::join!(stage.walk(60), second);
+    assert_eq!((first.unwrap().journal.waited, second), (Duration::from_secs(30), Duration::from_secs(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn quota_that_came_while_another_finds_out_is_given_back() {
+    let gone = Fail(ImageErrorKind::Unreachable);
+    let stage = stage(&[("a", &[gone, gone, gone, Serve])]);
+    for _ in 0..3 {
+        stage.walk(0).await.unwrap_err();
+    }
+    tokio::time::advance(Duration::from_secs(5)).await;
+    stage.asked();
+    let probe = stage.routes.all()[0].enter(Instant::now()).unwrap();
+    let stuck = stage.walk(60).await.unwrap_err();
+    assert_eq!((stuck.error.kind(), stuck.journal.attempts), (ImageErrorKind::Unreachable, 0));
+    assert_eq!(stage.asked(), ["wait a", "give back Serve"]);
+    drop(probe);
 }
