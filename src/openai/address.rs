@@ -46,11 +46,11 @@ pub(super) fn is_global(address: IpAddr) -> bool {
 }
 
 fn is_global_v4(address: Ipv4Addr) -> bool {
-    let is_special = match address.octets() {
-        // this network, carriers, protocols, benchmarks, and what is reserved
-        [0, ..] | [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18..=19, ..] | [240.., ..] => true,
-        _ => false,
-    };
+    // this network, carriers, protocols, benchmarks, and what is reserved
+    let is_special = matches!(
+        address.octets(),
+        [0, ..] | [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18..=19, ..] | [240..=255, ..]
+    );
     !(is_special
         || address.is_loopback()
         || address.is_private()
