@@ -49,12 +49,14 @@ pub struct ImageError {
     refusal: Option<Box<Refusal>>,
     limiter: Option<Arc<Error>>,
     admitted_at_ms: Option<u64>,
+    retry_after: Option<Duration>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl ImageError {
     pub(super) fn new(kind: ImageErrorKind, message: impl Into<Box<str>>) -> Self {
-        Self { kind, message: message.into(), refusal: None, limiter: None, admitted_at_ms: None, source: None }
+        let message = message.into();
+        Self { kind, message, refusal: None, limiter: None, admitted_at_ms: None, retry_after: None, source: None }
     }
 
     pub(super) fn invalid(message: impl Into<Box<str>>) -> Self {
@@ -63,6 +65,12 @@ impl ImageError {
 
     pub(super) fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// The same error, where the client knows when to come back.
+    pub(super) fn retrying_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 
@@ -75,6 +83,7 @@ impl ImageError {
             refusal,
             limiter,
             admitted_at_ms: self.admitted_at_ms,
+            retry_after: self.retry_after,
             source,
         }
     }
@@ -109,11 +118,13 @@ impl ImageError {
         self.limiter.as_deref()
     }
 
-    /// When the same call may succeed, as far as the limiter or upstream says.
+    /// When the same call may succeed, as far as the limiter or upstream says, or the pause of a route.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        let refused = self.refusal().and_then(|refusal| refusal.retry_after);
-        refused.or_else(|| self.limiter().and_then(Error::denial).and_then(|denial| denial.retry_after()))
+        let refused = || self.refusal().and_then(|refusal| refusal.retry_after);
+        self.retry_after
+            .or_else(refused)
+            .or_else(|| self.limiter().and_then(Error::denial).and_then(|denial| denial.retry_after()))
     }
 
     /// Whether the same call may succeed later without a change, and without being made twice.

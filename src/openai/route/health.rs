@@ -23,6 +23,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(120);
 const PAUSE_LONG: Duration = Duration::from_secs(300);
 /// How long one call may take to find out. Then another may: the first may be of a caller that reads no more of its stream.
 const PROBE_MAX: Duration = Duration::from_secs(60);
+/// How soon to look again while one is finding out.
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// The part that the newest call has in the averages.
 const NEWEST: f64 = 0.2;
 /// What was measured longer ago says nothing any more.
@@ -128,14 +130,14 @@ impl Health {
         }
     }
 
-    /// The call ended.
-    pub(super) fn note(&mut self, leave: Leave, mark: Mark, now: Instant) {
+    /// The call ended. Says whether that decided about the calls to come.
+    pub(super) fn note(&mut self, leave: Leave, mark: Mark, now: Instant) -> bool {
         self.measure(mark, now);
         let (failures, pauses) = match (self.breaker, leave) {
             (Breaker::Closed { failures }, _) => (failures + 1, 0),
             (Breaker::Probing { since, pauses }, Leave::Probe(at)) if since == at => (FAILURES, pauses),
             // a call from before the pause, or from before the one that finds out now, says nothing about now
-            _ => return,
+            _ => return false,
         };
         self.breaker = match mark {
             Mark::Served(_) | Mark::Answered => Breaker::Closed { failures: 0 },
@@ -143,6 +145,7 @@ impl Health {
             Mark::Failed => Breaker::Open { until: now + pause(pauses), pauses: pauses.saturating_add(1) },
             Mark::Closed => Breaker::Open { until: now + PAUSE_LONG, pauses },
         };
+        true
     }
 
     /// The call did not go, or nobody waited for its end.
@@ -184,6 +187,14 @@ impl Health {
         match self.breaker {
             Breaker::Open { until, .. } => Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero()),
             Breaker::Closed { .. } | Breaker::Probing { .. } => None,
+        }
+    }
+
+    /// When to ask whether a call may go there; `None`: now.
+    pub(super) fn retry_after(&self, now: Instant) -> Option<Duration> {
+        match self.breaker {
+            Breaker::Probing { .. } if !self.admits(now) => Some(LOOK_AFTER),
+            _ => self.paused_for(now),
         }
     }
 
@@ -392,7 +403,9 @@ mod tests {
             for act in acts {
                 match act {
                     Act::Enter => under_way.extend(health.enter(now)),
-                    Act::End(mark) if !under_way.is_empty() => health.note(under_way.remove(0), mark, now),
+                    Act::End(mark) if !under_way.is_empty() => {
+                        health.note(under_way.remove(0), mark, now);
+                    }
                     Act::Drop if !under_way.is_empty() => health.leave(under_way.remove(0), now),
                     Act::Pass(seconds) => now += Duration::from_secs(seconds),
                     Act::End(_) | Act::Drop => {}
@@ -402,6 +415,7 @@ mod tests {
                     prop_assert_eq!(probes, 1, "only a call under way keeps others out");
                 }
                 prop_assert_eq!(health.admits(now), health.clone().enter(now).is_some());
+                prop_assert_eq!(health.admits(now), health.retry_after(now).is_none());
                 prop_assert!((0.0..=1.0).contains(&health.availability));
                 prop_assert!(health.paused_for(now).is_none_or(|wait| wait <= PAUSE_LONG));
             }

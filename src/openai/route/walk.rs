@@ -23,6 +23,7 @@ use crate::{
         response::FailedRoute,
         route::{
             capability::Need,
+            health::LOOK_AFTER,
             state::{Passage, RouteState},
         },
     },
@@ -162,7 +163,8 @@ impl<W: Walker> Walk<'_, W> {
         let best = (0..self.errors.len()).min_by_key(|place| self.errors.get(*place).map(rank));
         let error = match best {
             Some(best) => self.errors.swap_remove(best),
-            None => ImageError::new(ImageErrorKind::Unreachable, "every route is being tried by another call"),
+            None => ImageError::new(ImageErrorKind::Unreachable, "every route is being tried by another call")
+                .retrying_after(LOOK_AFTER),
         };
         self.ended_by(error)
     }
