@@ -2,6 +2,7 @@
 
 mod charges;
 mod feedback;
+mod pauses;
 mod secrets;
 mod settings;
 mod stage;
