@@ -177,7 +177,7 @@ impl ImageClient {
 
     async fn serve_alone(&self, asked: Asked<'_>) -> Result<Images, ImageError> {
         let lowered = match self.core.profile.as_ref().and_then(|profile| Some((profile, profile.wait_max()?))) {
-            Some((profile, wait_max)) => self.lowered(asked, profile, wait_max).await?,
+            Some((profile, wait_max)) => self.lowered(asked, profile, wait_max).await,
             None => None,
         };
         let request = lowered.as_ref().unwrap_or(asked.request);
@@ -186,29 +186,26 @@ impl ImageClient {
         Ok(images)
     }
 
-    /// The request at the best quality whose wait is within the bound; if none is, at the one whose wait is shortest. `None`: as it is.
-    async fn lowered(
-        &self,
-        asked: Asked<'_>,
-        profile: &Profile,
-        wait_max: Duration,
-    ) -> Result<Option<ImageRequest>, ImageError> {
-        let model = self.core.models.get(self.core.model_of(asked.request)?);
+    /// The request at the best quality whose wait is within the bound; if none is, at the one whose wait is shortest. `None`: as it is, also
+    /// where nobody can tell how long it would wait.
+    async fn lowered(&self, asked: Asked<'_>, profile: &Profile, wait_max: Duration) -> Option<ImageRequest> {
+        let model = self.core.models.get(self.core.model_of(asked.request).ok()?);
         let wait = async |request: &ImageRequest| {
-            Serving::new(&self.core, Asked { request, events: None, ..asked })?.wait().await
+            let waited = Serving::new(&self.core, Asked { request, events: None, ..asked }).ok()?.wait().await;
+            waited.inspect_err(|error| tracing::debug!(kind = ?error.kind(), "no look at the wait")).ok()
         };
         let mut shortest = wait(asked.request).await?;
         let (mut best, mut tried) = (None, asked.request.clone());
         while shortest > wait_max {
             let Some(lower) = profile.lowered(&tried, &model) else { break };
-            let wait = wait(&lower).await?;
+            let Some(wait) = wait(&lower).await else { break };
             if wait < shortest {
                 shortest = wait;
                 best = Some(lower.clone());
             }
             tried = lower;
         }
-        Ok(best)
+        best
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use allotment::{
-    Limit, Policy,
+    FailurePolicy, Limit, Limiter, Policy,
     openai::{AccessRules, Account, Cache, ImageErrorKind, Profile, Quality, Size},
 };
 use allotment_upstream::{Latency, Terms};
@@ -57,6 +57,19 @@ async fn a_lower_quality_is_drawn_where_full_quality_would_wait_too_long() {
     let drawn: Vec<_> = stage.upstream.calls().iter().map(|call| call.body["quality"].clone()).collect();
     assert_eq!(drawn[0], "high");
     assert_ne!(drawn[1], "high");
+}
+
+/// The failure policy admits calls while the store is away; a look at the wait has no such policy.
+#[tokio::test]
+async fn full_quality_is_drawn_where_nobody_can_tell_the_wait() {
+    let stage = Stage::new(Terms::new()).await;
+    let policy = Policy::new().limit(Limit::new("org").scope(["org"]).images(100).window(MINUTE));
+    let limiter = Limiter::builder().redis("redis://127.0.0.1:1").policy(policy).failure_policy(FailurePolicy::Allow);
+    let profile = Profile::production().lower_when_wait_exceeds(Duration::from_secs(1));
+    let stage = Stage { limiter: limiter.build().unwrap(), ..stage };
+    let client = stage.client_with([stage.route()], |builder| builder.profile(profile));
+    let drawn = client.run(&alice(), lighthouse().quality(Quality::High)).await.unwrap();
+    assert_eq!((drawn.images.len(), drawn.served.lowered_from), (1, None));
 }
 
 #[tokio::test]
