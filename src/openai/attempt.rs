@@ -154,11 +154,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether a refused call drew nothing. A gateway that gave up waiting may stand before an upstream that did draw.
+    /// Whether a refused call drew nothing.
     fn costs_nothing(&self, refusal: &Refusal) -> bool {
-        let says_why = refusal.code.is_some() || refusal.error_type.is_some();
-        let has_drawn = self.events.is_some_and(Events::has_told);
-        !has_drawn && (refusal.kind != RefusalKind::Failed || says_why || refusal.status < 500)
+        !self.events.is_some_and(Events::has_told) && !refusal.may_have_drawn()
     }
 
     /// Reads the answer, be it a stream or not: whatever it was asked for, and whatever it says it is.

@@ -186,11 +186,8 @@ fn is_denial(error: &ImageError) -> bool {
 fn another_may_serve(error: &ImageError) -> bool {
     match error.refusal() {
         Some(refusal) => match refusal.kind {
-            RefusalKind::RateLimited
-            | RefusalKind::TooLarge
-            | RefusalKind::NoAccess
-            | RefusalKind::Exhausted
-            | RefusalKind::Overloaded => true,
+            RefusalKind::RateLimited | RefusalKind::TooLarge | RefusalKind::NoAccess | RefusalKind::Exhausted => true,
+            RefusalKind::Overloaded => !refusal.may_have_drawn(),
             RefusalKind::Failed => refusal.should_retry == Some(true),
             RefusalKind::Invalid | RefusalKind::Moderation => false,
         },

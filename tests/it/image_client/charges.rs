@@ -11,7 +11,7 @@ use allotment::{
     Error, Limit, Policy,
     openai::{ImageErrorKind, RetryPolicy, Route},
 };
-use allotment_upstream::{ErrorShape, Fault, Script, Terms, UsageReport};
+use allotment_upstream::{ErrorShape, Fault, Raw, Script, Terms, UsageReport};
 
 use super::stage::{Charged, MINUTE, Stage, alice, lighthouse, styles};
 
@@ -63,10 +63,14 @@ async fn what_was_not_answered_stays_charged_as_estimated() {
         assert_eq!((error.kind(), error.is_retryable()), (kind, false), "{fault:?}");
         assert_eq!(stage.charged().await, Charged { requests: 1, tokens, images: 1, in_flight: 0 }, "{fault:?}");
     }
-    let stage = Stage::new(Terms::new()).await;
-    stage.upstream.next(Script::Refuse(ErrorShape::BadGateway));
-    stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap_err();
-    assert_eq!(stage.charged().await.tokens, tokens, "upstream may have drawn behind a gateway that gave up");
+    for script in [Script::Refuse(ErrorShape::BadGateway), Script::Reply(Raw::new(503)), Script::Reply(Raw::new(529))] {
+        let stage = Stage::new(Terms::new()).await;
+        stage.upstream.next(script.clone());
+        stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap_err();
+        let charged = stage.charged().await.tokens;
+        assert_eq!(charged, tokens, "upstream may have drawn behind a gateway that gave up: {script:?}");
+        assert_eq!(stage.upstream.tally().calls, 1, "{script:?}");
+    }
 }
 
 #[tokio::test]
