@@ -166,19 +166,13 @@ impl Attempt<'_> {
             let message = format!("upstream answered with a redirect (status {status}), which is not followed");
             return Err(ImageError::new(ImageErrorKind::Unreadable, message));
         }
-        let first = incoming.piece().await?.unwrap_or_default();
+        // the status alone says that it was refused
+        let cut = |error| classify::body(status, &rates, b"").filter(|_| status >= 400).map_or(error, ImageError::from);
+        let first = incoming.piece().await.map_err(cut)?.unwrap_or_default();
         if status < 400 && looks_like_events(&first, incoming.is_stream) {
             return self.read_events(incoming, first, &rates).await;
         }
-        let body = match incoming.collect(first).await {
-            Ok(body) => body,
-            // the status alone says that it was refused
-            Err(error) => {
-                return Err(classify::body(status, &rates, b"")
-                    .filter(|_| status >= 400)
-                    .map_or(error, ImageError::from));
-            }
-        };
+        let body = incoming.collect(first).await.map_err(cut)?;
         if let Some(refusal) = classify::body(status, &rates, &body) {
             return Err(refusal.into());
         }

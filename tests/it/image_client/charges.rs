@@ -9,9 +9,13 @@ use std::{
 
 use allotment::{
     Error, Limit, Policy,
-    openai::{ImageErrorKind, RetryPolicy, Route},
+    openai::{ImageErrorKind, RefusalKind, RetryPolicy, Route},
 };
 use allotment_upstream::{ErrorShape, Fault, Raw, Script, Terms, UsageReport};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use super::stage::{Charged, MINUTE, Stage, alice, lighthouse, styles};
 
@@ -71,6 +75,28 @@ async fn what_was_not_answered_stays_charged_as_estimated() {
         assert_eq!(charged, tokens, "upstream may have drawn behind a gateway that gave up: {script:?}");
         assert_eq!(stage.upstream.tally().calls, 1, "{script:?}");
     }
+}
+
+/// The head of a refusal comes, and nothing of its body.
+#[tokio::test]
+async fn a_refusal_whose_body_breaks_off_at_once_is_one_by_its_status() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let upstream = tokio::spawn(async move {
+        let (mut call, _) = listener.accept().await.unwrap();
+        let mut head = vec![0; 64 << 10];
+        // all of a call this small comes at once
+        assert!(call.read(&mut head).await.unwrap() > 0);
+        call.write_all(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 100\r\n\r\n").await.unwrap();
+        call.shutdown().await.unwrap();
+    });
+    let stage = Stage::new(Terms::new()).await;
+    let route = Route::compatible("cut", base_url, "key");
+    let client = stage.client_with([route], |builder| builder.retry(RetryPolicy::none()));
+    let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+    assert_eq!(error.refusal().map(|refusal| refusal.kind), Some(RefusalKind::RateLimited), "{error:?}");
+    assert_eq!(stage.charged().await, Charged { requests: 1, ..Charged::default() });
+    upstream.await.unwrap();
 }
 
 #[tokio::test]
