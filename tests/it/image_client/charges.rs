@@ -85,10 +85,11 @@ async fn a_refusal_whose_body_breaks_off_at_once_is_one_by_its_status() {
     let upstream = tokio::spawn(async move {
         let (mut call, _) = listener.accept().await.unwrap();
         let mut head = vec![0; 64 << 10];
-        // all of a call this small comes at once
         assert!(call.read(&mut head).await.unwrap() > 0);
         call.write_all(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 100\r\n\r\n").await.unwrap();
         call.shutdown().await.unwrap();
+        // closed with something unread, it would take the head back
+        while call.read(&mut head).await.unwrap_or(0) > 0 {}
     });
     let stage = Stage::new(Terms::new()).await;
     let route = Route::compatible("cut", base_url, "key");
