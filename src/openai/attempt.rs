@@ -128,7 +128,7 @@ impl Attempt<'_> {
         let actual = match answer {
             Ok(Reading { images, usage: Some(usage) }) => {
                 self.estimator.learn(self.need.model, self.estimate, usage);
-                self.used(usage, images.len())
+                self.used(usage, images.len(), &estimated)
             }
             Err(error) if error.refusal().is_some_and(|refusal| self.costs_nothing(refusal)) => refused(&estimated),
             // as estimated, and its slot is freed
@@ -143,12 +143,15 @@ impl Attempt<'_> {
         }
     }
 
-    /// What a call has cost, money by the price of the route.
-    fn used(&self, usage: &Usage, images: usize) -> Cost {
+    /// What a call has cost, money by the price of the route. What nobody can tell is as it was estimated.
+    fn used(&self, usage: &Usage, images: usize, estimated: &Cost) -> Cost {
         let cost = self.estimator.actual(self.need.model, self.estimate, usage, images);
         let listed = cost.named(&spend());
-        let price = self.route.price_of(self.need.model);
-        match price.and_then(|price| price.actual(usage, images as u64, listed)) {
+        let micros = match self.route.price_of(self.need.model) {
+            Some(price) => price.actual(usage, images as u64, listed),
+            None => listed.filter(|_| usage.tells_apart()),
+        };
+        match micros.or(estimated.named(&spend())) {
             Some(micros) => cost.amount(spend(), micros.min(Cost::AMOUNT_MAX)),
             None => cost,
         }

@@ -69,6 +69,16 @@ impl Usage {
         })
     }
 
+    /// Whether it says what was read and what was drawn, so that it can be priced.
+    pub(super) fn tells_apart(&self) -> bool {
+        self.input_tokens > 0 || self.output_tokens > 0
+    }
+
+    /// Tokens of which only the total tells.
+    pub(super) fn unnamed_tokens(&self) -> u64 {
+        self.total_tokens.saturating_sub(self.input_tokens.saturating_add(self.output_tokens))
+    }
+
     /// Of two calls, or two parts of one, together.
     pub(super) fn plus(self, other: Self) -> Self {
         let both = |tokens: fn(&Self) -> u64| tokens(&self).saturating_add(tokens(&other));

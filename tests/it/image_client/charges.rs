@@ -9,7 +9,7 @@ use std::{
 
 use allotment::{
     Error, Limit, Policy,
-    openai::{ImageErrorKind, RefusalKind, RetryPolicy, Route},
+    openai::{ImageErrorKind, RefusalKind, RetryPolicy, Route, RoutePrice},
 };
 use allotment_upstream::{ErrorShape, Fault, Raw, Script, Terms, UsageReport};
 use tokio::{
@@ -44,6 +44,21 @@ async fn an_answer_without_usage_stays_charged_as_estimated() {
     let estimated = drawn.served.estimated_tokens;
     assert_eq!((drawn.usage, drawn.served.charged_tokens), (None, estimated));
     assert_eq!(stage.charged().await, Charged { requests: 1, tokens: estimated, images: 1, in_flight: 0 });
+}
+
+#[tokio::test]
+async fn money_stays_as_estimated_where_usage_does_not_tell_it() {
+    let price = RoutePrice::PerMillionTokens { text_input: 5_000_000, image_input: 8_000_000, output: 30_000_000 };
+    for usage in [r#"{"total_tokens":5000}"#, r#"{"input_tokens":0,"output_tokens":0,"total_tokens":0}"#] {
+        for price in [None, Some(price)] {
+            let stage = Stage::new(Terms::new()).await;
+            let body = format!(r#"{{"data":[{{"b64_json":"iVBORw0KGgo="}}],"usage":{usage}}}"#);
+            stage.upstream.next(Script::Reply(Raw::new(200).body(body)));
+            let route = price.into_iter().fold(stage.route(), Route::price);
+            let drawn = stage.client([route]).run(&alice(), lighthouse()).await.unwrap();
+            assert!(drawn.served.spend_micros.unwrap() > 5_000, "{usage} {price:?} {:?}", drawn.served);
+        }
+    }
 }
 
 #[tokio::test]
