@@ -67,10 +67,10 @@ pub(super) struct Attempt<'a> {
 pub(super) struct Made {
     pub(super) images: Vec<Image>,
     pub(super) usage: Option<Usage>,
+    /// What was charged when it was admitted.
+    pub(super) admitted: Cost,
     /// What is charged now.
     pub(super) charged: Cost,
-    /// Whether the charge has money in it.
-    pub(super) has_price: bool,
     pub(super) latency: Duration,
     pub(super) admitted_at_ms: u64,
 }
@@ -110,7 +110,7 @@ impl Attempt<'_> {
         let answer = self.read(incoming).await;
         let latency = began.elapsed();
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
-        let has_price = permit.cost().named(&spend()).is_some();
+        let admitted = permit.cost().clone();
         let refusal = answer.as_ref().err().and_then(ImageError::refusal);
         let feedback = Feedback::of(self.pace, self.subject, &permit, &rates, refusal, self.sharing);
         let charged = self.settle(permit, &answer).await;
@@ -119,7 +119,7 @@ impl Attempt<'_> {
         }
         feedback.tell(self.limiter, self.subject).await;
         let Reading { images, usage } = answer?;
-        Ok(Made { images, usage, charged, has_price, latency, admitted_at_ms })
+        Ok(Made { images, usage, admitted, charged, latency, admitted_at_ms })
     }
 
     /// Charges what the answer says was used. Returns what is charged now.

@@ -17,7 +17,9 @@ pub enum ImageErrorKind {
     NotAdmitted,
     /// The account may not use the model: see the message for all that is missing. Nothing was charged, and nothing was sent.
     Access,
-    /// Upstream refused: see [`ImageError::refusal`]. The request is charged; tokens, images and money are given back.
+    /// Upstream refused: see [`ImageError::refusal`]. The request is charged; tokens, images and money are given back. They stay as estimated
+    /// where something may have been drawn: after events of a stream, and where a gateway gives no reason. Nothing is charged where a refusal
+    /// that people must mend keeps all routes closed, so that nothing was sent: then [`ImageError::admitted_at_ms`] is `None`.
     Refused,
     /// Upstream could not be reached. Nothing was sent, and the charge was given back.
     Unreachable,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use allotment::{
-    Error, Limit, Policy,
+    Cost, Error, Limit, Policy,
     openai::{ImageErrorKind, RefusalKind, RetryPolicy, Route, RoutePrice},
 };
 use allotment_upstream::{ErrorShape, Fault, Raw, Script, Terms, UsageReport};
@@ -44,6 +44,19 @@ async fn an_answer_without_usage_stays_charged_as_estimated() {
     let estimated = drawn.served.estimated_tokens;
     assert_eq!((drawn.usage, drawn.served.charged_tokens), (None, estimated));
     assert_eq!(stage.charged().await, Charged { requests: 1, tokens: estimated, images: 1, in_flight: 0 });
+}
+
+#[tokio::test]
+async fn what_a_caller_expects_is_charged_until_the_usage_is_known() {
+    let stage = Stage::new(Terms::new()).await;
+    let client = stage.client([stage.route()]);
+    let expected = Cost::images(1).tokens(77);
+    let served = client.call(&alice(), lighthouse()).expected(expected.clone()).await.unwrap().served;
+    assert_eq!(served.estimated_tokens, 77);
+    assert!(served.spend_micros.unwrap() > 0, "what it cost is known though nobody expected it");
+    let stage = Stage::new(Terms::new().usage(UsageReport::Left)).await;
+    let served = stage.client([stage.route()]).call(&alice(), lighthouse()).expected(expected).await.unwrap().served;
+    assert_eq!((served.estimated_tokens, served.charged_tokens, served.spend_micros), (77, 77, None));
 }
 
 #[tokio::test]
