@@ -93,7 +93,8 @@ impl Attempt<'_> {
         let model = self.route.upstream_model(self.need.model);
         let Spelled { url, key_header, body } = endpoint::spell(self.route, model, self.request, mode)?;
         let ready = self.transport.prepare(&url, key_header, self.route.key.as_ref(), body).await?;
-        let (permit, began) = (unsent.sent(), Instant::now());
+        let held_for = || self.events.map_or(Duration::ZERO, Events::held_for);
+        let (permit, began, held_before) = (unsent.sent(), Instant::now(), held_for());
         let Some(permit) = permit else { return Err(ImageError::invalid("the permit has been settled")) };
         let incoming = match self.transport.send(ready).await {
             Ok(incoming) => incoming,
@@ -108,7 +109,8 @@ impl Attempt<'_> {
         };
         let rates = incoming.rates.clone();
         let answer = self.read(incoming).await;
-        let latency = began.elapsed();
+        // what the caller does with an event takes no time of the route
+        let latency = began.elapsed().saturating_sub(held_for().saturating_sub(held_before));
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
         let admitted = permit.cost().clone();
         let refusal = answer.as_ref().err().and_then(ImageError::refusal);
