@@ -7,6 +7,7 @@ mod answer;
 mod chat;
 mod events;
 mod images;
+mod lenient;
 mod responses;
 
 use std::collections::BTreeMap;

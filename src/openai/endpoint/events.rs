@@ -5,7 +5,10 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::{Answer, Item, Reading, Text, image_of, in_message, in_text, media_type};
+use super::{
+    answer::{Answer, Item, Reading, image_of, in_message, in_text, media_type},
+    lenient::{Object, Text},
+};
 use crate::openai::{
     error::{ImageError, ImageErrorKind},
     response::Image,
@@ -50,9 +53,9 @@ struct Frame<'a> {
     partial_image_index: Value,
     usage: Value,
     #[serde(borrow)]
-    item: Option<Item<'a>>,
+    item: Object<Item<'a>>,
     #[serde(borrow)]
-    response: Option<Answer<'a>>,
+    response: Object<Answer<'a>>,
     choices: Value,
 }
 
@@ -72,7 +75,9 @@ impl Assembly {
             self.is_over = true;
             return Vec::new();
         }
-        let Ok(frame) = serde_json::from_slice::<Frame<'_>>(&event.data) else { return Vec::new() };
+        let Ok(Object(Some(frame))) = serde_json::from_slice::<Object<Frame<'_>>>(&event.data) else {
+            return Vec::new();
+        };
         let kind = if frame.kind.is_empty() { event.name.as_str() } else { frame.kind.as_str() };
         match kind {
             "image_generation.partial_image"
@@ -92,11 +97,11 @@ impl Assembly {
                 steps
             }
             "response.output_item.done" => {
-                let image = frame.item.and_then(|item| item.image(&event.data, &Text::default()));
+                let image = frame.item.0.and_then(|item| item.image(&event.data, &Text::default()));
                 self.complete(image)
             }
             "response.completed" | "response.incomplete" => {
-                let whole = frame.response.unwrap_or_default().reading(&event.data);
+                let whole = frame.response.0.unwrap_or_default().reading(&event.data);
                 self.used(whole.usage);
                 self.is_over = true;
                 // those that came as items are in it once more
@@ -173,7 +178,9 @@ impl Assembly {
 
     /// A whole answer as one event.
     fn whole(&mut self, event: &Event) -> Vec<Step> {
-        let Ok(answer) = serde_json::from_slice::<Answer<'_>>(&event.data) else { return Vec::new() };
+        let Ok(Object(Some(answer))) = serde_json::from_slice::<Object<Answer<'_>>>(&event.data) else {
+            return Vec::new();
+        };
         let whole = answer.reading(&event.data);
         self.used(whole.usage);
         self.complete(whole.images)
@@ -240,6 +247,20 @@ mod tests {
         assert_eq!((reading.images.len(), reading.usage.map(|usage| usage.total_tokens)), (1, Some(3)));
         let (assembly, steps) = played(1, &[event(&whole)]);
         assert_eq!((steps, assembly.finish().unwrap().images.len()), (vec!["c0".to_owned()], 1));
+    }
+
+    #[test]
+    fn a_field_of_another_type_loses_no_image() {
+        let of_the_api = event(&json!({
+            "type": "image_generation.completed", "b64_json": "QUJD", "item": "item_1", "response": ["resp_1"]
+        }));
+        let of_responses = [
+            event(&json!({"type": "response.output_item.done", "item": {"result": "QUJD"}, "response": "resp_1"})),
+            event(&json!({"type": "response.completed", "response": "resp_1", "item": 7})),
+        ];
+        for events in [&[of_the_api][..], &of_responses] {
+            assert_eq!(played(1, events).0.finish().unwrap().images.len(), 1, "{events:?}");
+        }
     }
 
     #[test]
