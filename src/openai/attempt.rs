@@ -121,6 +121,9 @@ impl Attempt<'_> {
         }
         feedback.tell(self.limiter, self.subject).await;
         let Reading { images, usage } = answer?;
+        if images.is_empty() {
+            return Err(ImageError::new(ImageErrorKind::NoImage, "upstream answered without an image"));
+        }
         Ok(Made { images, usage, admitted, charged, latency, admitted_at_ms })
     }
 
@@ -129,7 +132,9 @@ impl Attempt<'_> {
         let estimated = permit.cost().clone();
         let actual = match answer {
             Ok(Reading { images, usage: Some(usage) }) => {
-                self.estimator.learn(self.need.model, self.estimate, usage);
+                if !images.is_empty() {
+                    self.estimator.learn(self.need.model, self.estimate, usage);
+                }
                 self.used(usage, images.len(), &estimated)
             }
             Err(error) if error.refusal().is_some_and(|refusal| self.costs_nothing(refusal)) => refused(&estimated),

@@ -25,6 +25,9 @@ pub enum ImageErrorKind {
     Unreachable,
     /// Upstream was sent the call and did not answer in full. It may have been made and billed: the charge stays as estimated.
     Unanswered,
+    /// Upstream answered without an image: a model that calls a tool, or draws in a chat, may answer in words. Charged is what it used, as far
+    /// as upstream says, and no image.
+    NoImage,
     /// Upstream answered something that this client cannot read. The charge stays as estimated.
     Unreadable,
 }
@@ -39,6 +42,7 @@ impl ImageErrorKind {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::Unanswered => "unanswered",
+            Self::NoImage => "no_image",
             Self::Unreadable => "unreadable",
         }
     }

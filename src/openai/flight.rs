@@ -94,6 +94,7 @@ pub(super) fn shared(error: &ImageError) -> Option<ImageError> {
         ImageErrorKind::Refused
         | ImageErrorKind::Unreachable
         | ImageErrorKind::Unanswered
+        | ImageErrorKind::NoImage
         | ImageErrorKind::Unreadable => Some(error.copy()),
         ImageErrorKind::Invalid | ImageErrorKind::NotAdmitted | ImageErrorKind::Access => None,
     }

@@ -19,6 +19,7 @@ use crate::openai::{
 /// What an answer says.
 #[derive(Debug, Default)]
 pub(in crate::openai) struct Reading {
+    /// None where a model answered in words.
     pub(in crate::openai) images: Vec<Image>,
     pub(in crate::openai) usage: Option<Usage>,
 }
@@ -27,14 +28,16 @@ pub(in crate::openai) struct Reading {
 ///
 /// # Errors
 ///
-/// `Unreadable` where there is no image in it.
+/// `Unreadable` where there is neither an image nor what a model said instead.
 pub(in crate::openai) fn read(body: &Bytes) -> Result<Reading, ImageError> {
     let unreadable = |message: &str| ImageError::new(ImageErrorKind::Unreadable, message);
     // the source would quote the answer
     let Object(answer) =
         serde_json::from_slice::<Object<Answer<'_>>>(body).map_err(|_| unreadable("upstream's answer is no JSON"))?;
-    let reading = answer.unwrap_or_default().reading(body);
-    if reading.images.is_empty() {
+    let answer = answer.unwrap_or_default();
+    let speaks = answer.speaks();
+    let reading = answer.reading(body);
+    if reading.images.is_empty() && !speaks {
         return Err(unreadable("upstream's answer has no image in it"));
     }
     Ok(reading)
@@ -72,6 +75,12 @@ pub(super) struct Item<'a> {
 }
 
 impl Answer<'_> {
+    /// Whether it is that of a model, which may answer in words: of Responses or a chat.
+    pub(super) fn speaks(&self) -> bool {
+        let is_filled = |choices: &Value| choices.as_array().is_some_and(|choices| !choices.is_empty());
+        self.output.0.as_ref().is_some_and(|items| !items.is_empty()) || self.choices.as_ref().is_some_and(is_filled)
+    }
+
     pub(super) fn reading(self, body: &Bytes) -> Reading {
         let items = [self.data, self.output].into_iter().filter_map(|Objects(items)| items).flatten();
         let mut images: Vec<Image> = items.filter_map(|item| item.image(body, &self.output_format)).collect();
@@ -253,11 +262,25 @@ mod tests {
             "[]",
             "{}",
             "{\"data\":[]}",
-            "{\"choices\":[{\"message\":{\"content\":\"planted\"}}]}",
+            "{\"data\":[{\"id\":\"planted\"}]}",
+            "{\"choices\":[]}",
         ] {
             let error = read(&Bytes::from(body)).unwrap_err();
             assert_eq!(error.kind(), ImageErrorKind::Unreadable, "{body}");
             assert!(!format!("{error} {error:?}").contains("planted"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_in_words_has_its_usage() {
+        let usage = json!({"input_tokens": 1, "output_tokens": 2, "total_tokens": 3});
+        let words = json!({"type": "message", "content": [{"type": "output_text", "text": "I cannot draw that."}]});
+        for answer in [
+            json!({"choices": [{"message": {"content": "I cannot draw that."}}], "usage": usage}),
+            json!({"output": [words], "usage": usage}),
+        ] {
+            let Reading { images, usage } = reading(&answer);
+            assert_eq!((images.len(), usage.map(|usage| usage.total_tokens)), (0, Some(3)), "{answer}");
         }
     }
 }

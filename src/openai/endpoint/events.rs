@@ -33,6 +33,8 @@ pub(in crate::openai) struct Assembly {
     reading: Reading,
     /// The words of a chat.
     text: String,
+    /// A model has answered, be it in words.
+    has_spoken: bool,
     is_over: bool,
 }
 
@@ -61,7 +63,7 @@ struct Frame<'a> {
 
 impl Assembly {
     pub(in crate::openai) fn new(wanted: u32) -> Self {
-        Self { wanted, reading: Reading::default(), text: String::new(), is_over: false }
+        Self { wanted, reading: Reading::default(), text: String::new(), has_spoken: false, is_over: false }
     }
 
     /// Whether all has come, so that no more need be read.
@@ -101,7 +103,9 @@ impl Assembly {
                 self.complete(image)
             }
             "response.completed" | "response.incomplete" => {
-                let whole = frame.response.0.unwrap_or_default().reading(&event.data);
+                let response = frame.response.0.unwrap_or_default();
+                self.has_spoken |= response.speaks();
+                let whole = response.reading(&event.data);
                 self.used(whole.usage);
                 self.is_over = true;
                 // those that came as items are in it once more
@@ -124,7 +128,7 @@ impl Assembly {
         if self.reading.images.is_empty() {
             self.reading.images = in_text(std::mem::take(&mut self.text));
         }
-        if !self.reading.images.is_empty() {
+        if !self.reading.images.is_empty() || (self.is_over && self.has_spoken) {
             return Ok(self.reading);
         }
         Err(if self.is_over {
@@ -167,7 +171,10 @@ impl Assembly {
             let mut piece = choice.get_mut(name).map(Value::take).unwrap_or_default();
             match piece.get_mut("content").map(Value::take) {
                 // an address may be cut in two
-                Some(Value::String(text)) => self.text.push_str(&text),
+                Some(Value::String(text)) => {
+                    self.has_spoken |= !text.is_empty();
+                    self.text.push_str(&text);
+                }
                 Some(parts @ Value::Array(_)) => piece["content"] = parts,
                 _ => {}
             }
@@ -181,6 +188,7 @@ impl Assembly {
         let Ok(Object(Some(answer))) = serde_json::from_slice::<Object<Answer<'_>>>(&event.data) else {
             return Vec::new();
         };
+        self.has_spoken |= answer.speaks();
         let whole = answer.reading(&event.data);
         self.used(whole.usage);
         self.complete(whole.images)
@@ -285,6 +293,14 @@ mod tests {
         let partial = event(&json!({"type": "image_edit.partial_image", "b64_json": "QQ"}));
         assert_eq!(kind(std::slice::from_ref(&partial)), ImageErrorKind::Unanswered);
         assert_eq!(kind(&[partial, done()]), ImageErrorKind::Unreadable);
+        let piece = event(&json!({"choices": [{"delta": {"content": "I cannot draw that."}}]}));
+        assert_eq!(kind(std::slice::from_ref(&piece)), ImageErrorKind::Unanswered);
+        let words = json!({"type": "message", "content": [{"type": "output_text", "text": "I cannot draw that."}]});
+        let usage = json!({"input_tokens": 1, "output_tokens": 2, "total_tokens": 3});
+        let whole = event(&json!({"type": "response.completed", "response": {"output": [words], "usage": usage}}));
+        assert!(played(1, &[piece, done()]).0.finish().unwrap().images.is_empty(), "words, and all of them");
+        let reading = played(1, &[whole]).0.finish().unwrap();
+        assert_eq!((reading.images.len(), reading.usage.map(|usage| usage.total_tokens)), (0, Some(3)));
         assert_eq!(kind(&[Event { name: String::new(), data: Bytes::from_static(b"{") }]), ImageErrorKind::Unanswered);
     }
 }

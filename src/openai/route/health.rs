@@ -366,6 +366,7 @@ mod tests {
             (ImageErrorKind::Unreachable, Mark::Failed),
             (ImageErrorKind::Unanswered, Mark::Failed),
             (ImageErrorKind::Unreadable, Mark::Failed),
+            (ImageErrorKind::NoImage, Mark::Answered),
             (ImageErrorKind::Invalid, Mark::Answered),
             (ImageErrorKind::NotAdmitted, Mark::Answered),
         ] {

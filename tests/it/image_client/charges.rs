@@ -60,6 +60,22 @@ async fn what_a_caller_expects_is_charged_until_the_usage_is_known() {
 }
 
 #[tokio::test]
+async fn an_answer_in_words_is_charged_what_it_used_and_not_held_against_the_route() {
+    let stage = Stage::new(Terms::new()).await;
+    let body = r#"{"choices":[{"message":{"content":"I cannot draw that."}}],
+                   "usage":{"prompt_tokens":9,"completion_tokens":6,"total_tokens":15}}"#;
+    stage.upstream.from_now_on(Script::Reply(Raw::new(200).body(body)));
+    let [.., chat] = styles(&stage.upstream);
+    let client = stage.client([chat]);
+    for calls in 1..=4 {
+        let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ImageErrorKind::NoImage, false));
+        let charged = Charged { requests: calls, tokens: 15 * calls, images: 0, in_flight: 0 };
+        assert_eq!((stage.charged().await, stage.upstream.tally().calls), (charged, calls));
+    }
+}
+
+#[tokio::test]
 async fn money_stays_as_estimated_where_usage_does_not_tell_it() {
     let price = RoutePrice::PerMillionTokens { text_input: 5_000_000, image_input: 8_000_000, output: 30_000_000 };
     for usage in [r#"{"total_tokens":5000}"#, r#"{"input_tokens":0,"output_tokens":0,"total_tokens":0}"#] {
