@@ -1,6 +1,7 @@
 //! Requests that are equal to one that was served before, or is being served.
 //!
-//! Invariant: what comes from the cache, or from another's call, takes no quota. Off unless the client is told otherwise.
+//! Invariant: what comes from the cache, or from another's call, takes no quota, and no call is made for what the cache has by then. Off unless
+//! the client is told otherwise.
 
 use super::{Core, ImageClient, call::Asked};
 use crate::openai::{
@@ -19,12 +20,13 @@ impl ImageClient {
             return self.serve_alone(asked).await;
         }
         let Some(key) = self.key(asked).await? else { return self.serve_alone(asked).await };
-        if let Some(cache) = cache
-            && let Some(cached) = cache.get(&key).await
-        {
-            return Ok(told(cached, asked.events).await);
-        }
         let call = || async {
+            // when it is its turn: the one before may have kept what it asks for
+            if let Some(cache) = cache
+                && let Some(cached) = cache.get(&key).await
+            {
+                return Ok(told(cached, asked.events).await);
+            }
             let drawn = self.serve_alone(asked).await?;
             if let Some(cache) = cache
                 // a lower quality is not what was asked for
@@ -37,13 +39,13 @@ impl ImageClient {
         };
         // who waits for another's call sees none of its events
         let Some(flights) = flights.as_ref().filter(|_| asked.events.is_none()) else { return call().await };
-        Ok(match flights.fly(key.clone(), call, flight::shared).await? {
-            Flown::Own(drawn) => drawn,
-            Flown::Shared(mut drawn) => {
+        match flights.fly(key.clone(), call, flight::shared).await {
+            Flown::Own(answer) => answer,
+            Flown::Shared(answer) => answer.map(|mut drawn| {
                 drawn.served.shared = true;
                 drawn
-            }
-        })
+            }),
+        }
     }
 
     async fn key(&self, Asked { subject, request, .. }: Asked<'_>) -> Result<Option<CacheKey>, ImageError> {
