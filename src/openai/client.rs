@@ -17,13 +17,13 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 
 pub use self::{builder::ImageClientBuilder, call::ImageCall};
-use self::{call::Asked, serving::Serving};
+use self::{call::Asked, equal::Equal, serving::Serving};
 use crate::{
     limiter::Limiter,
     openai::{
         access::{AccessRules, Account},
         address::share_host,
-        cache::{Cache, key::CacheKey},
+        cache::Cache,
         date::Date,
         endpoint,
         error::{ImageError, ImageErrorKind},
@@ -80,7 +80,7 @@ struct Core {
     profile: Option<Profile>,
     access: Option<Access>,
     cache: Option<Cache>,
-    flights: Option<Flights<CacheKey, Images, ImageError>>,
+    flights: Option<Flights<Equal, Images, ImageError>>,
     max_wait: Duration,
 }
 

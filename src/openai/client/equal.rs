@@ -3,6 +3,8 @@
 //! Invariant: what comes from the cache, or from another's call, takes no quota, and no call is made for what the cache has by then. Off unless
 //! the client is told otherwise.
 
+use std::{sync::Arc, time::Duration};
+
 use super::{Core, ImageClient, call::Asked};
 use crate::openai::{
     cache::{Cached, key::CacheKey},
@@ -11,6 +13,14 @@ use crate::openai::{
     response::{Images, Served},
     stream::{Events, ImageEvent},
 };
+
+/// What calls must have in common to wait for the answer to one of them: one that would wait for less, or come later, makes its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Equal {
+    request: CacheKey,
+    class: Option<Arc<str>>,
+    max_wait: Duration,
+}
 
 impl ImageClient {
     /// Serves a request from the cache, together with an equal one, or by itself.
@@ -39,7 +49,9 @@ impl ImageClient {
         };
         // who waits for another's call sees none of its events
         let Some(flights) = flights.as_ref().filter(|_| asked.events.is_none()) else { return call().await };
-        match flights.fly(key.clone(), call, flight::shared).await {
+        let (class, max_wait) = (asked.terms.class.clone(), asked.terms.max_wait.unwrap_or(self.core.max_wait));
+        let equal = Equal { request: key.clone(), class, max_wait };
+        match flights.fly(equal, call, flight::shared).await {
             Flown::Own(answer) => answer,
             Flown::Shared(answer) => answer.map(|mut drawn| {
                 drawn.served.shared = true;

@@ -1,6 +1,6 @@
 //! What a client is told to do with requests before they are sent: keep, share, lower, check.
 
-use std::time::Duration;
+use std::{future::IntoFuture, time::Duration};
 
 use allotment::{
     FailurePolicy, Limit, Limiter, Policy,
@@ -34,6 +34,22 @@ async fn equal_requests_at_the_same_time_make_one_call() {
     let shared = [a.unwrap().served.shared, b.unwrap().served.shared];
     assert_eq!((shared, stage.upstream.tally().calls), ([false, true], 1));
     assert_eq!(stage.charged().await.requests, 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_less_or_comes_first_does_not_wait_with_others() {
+    let latency = Latency::fixed(Duration::from_millis(300));
+    let stage = Stage::new(Terms::new().latency(latency)).await;
+    let client = stage.client_with([stage.route()], |builder| builder.single_flight());
+    let call = || client.call(&alice(), lighthouse());
+    let (patient, hurried, urgent, same) = tokio::join!(
+        call().into_future(),
+        call().max_wait(Duration::ZERO).into_future(),
+        call().priority("urgent").into_future(),
+        call().max_wait(MINUTE).into_future(),
+    );
+    let shared = [patient, hurried, urgent, same].map(|drawn| drawn.unwrap().served.shared);
+    assert_eq!((shared, stage.upstream.tally().calls), ([false, false, false, true], 3));
 }
 
 #[tokio::test]
