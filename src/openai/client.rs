@@ -165,9 +165,10 @@ impl ImageClient {
     }
 
     async fn serve(&self, asked: Asked<'_>) -> Result<Images, ImageError> {
-        let model = self.core.model_of(asked.request)?;
+        let turned_away = |error| self.core.turned_away(error);
+        let model = self.core.model_of(asked.request).map_err(turned_away)?;
         if let Some(access) = &self.core.access {
-            access.check(model)?;
+            access.check(model).map_err(turned_away)?;
         }
         let span = telemetry::image_span(model);
         let profiled = self.core.profile.as_ref().map(|profile| profile.apply(asked.request));
@@ -181,7 +182,8 @@ impl ImageClient {
             None => None,
         };
         let request = lowered.as_ref().unwrap_or(asked.request);
-        let mut images = Serving::new(&self.core, Asked { request, ..asked })?.serve().await?;
+        let serving = Serving::new(&self.core, Asked { request, ..asked });
+        let mut images = serving.map_err(|error| self.core.turned_away(error))?.serve().await?;
         images.served.lowered_from = lowered.is_some().then_some(asked.request.quality);
         Ok(images)
     }
@@ -213,6 +215,12 @@ impl Core {
     fn model_of<'a>(&'a self, request: &'a ImageRequest) -> Result<&'a str, ImageError> {
         let model = request.model.as_deref().or(self.model.as_deref());
         model.ok_or_else(|| ImageError::invalid("model: neither the request nor the client names one"))
+    }
+
+    /// Counts a call that was not let out to any route.
+    fn turned_away(&self, error: ImageError) -> ImageError {
+        telemetry::image_called(&self.no_route, error.kind().name(), 0);
+        error
     }
 }
 

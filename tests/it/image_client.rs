@@ -1,6 +1,7 @@
 //! The image client against a simulated upstream, over real sockets: what is drawn, and what is asked again.
 
 mod charges;
+mod counts;
 mod feedback;
 mod pauses;
 mod secrets;

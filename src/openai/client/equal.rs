@@ -6,12 +6,15 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Core, ImageClient, call::Asked};
-use crate::openai::{
-    cache::{Cached, key::CacheKey},
-    error::ImageError,
-    flight::{self, Flown},
-    response::{Images, Served},
-    stream::{Events, ImageEvent},
+use crate::{
+    openai::{
+        cache::{Cached, key::CacheKey},
+        error::ImageError,
+        flight::{self, Flown},
+        response::{Images, Served},
+        stream::{Events, ImageEvent},
+    },
+    telemetry,
 };
 
 /// What calls must have in common to wait for the answer to one of them: one that would wait for less, or come later, makes its own.
@@ -35,7 +38,9 @@ impl ImageClient {
             if let Some(cache) = cache
                 && let Some(cached) = cache.get(&key).await
             {
-                return Ok(told(cached, asked.events).await);
+                let images = told(cached, asked.events).await;
+                telemetry::image_called(&images.served.route, "cached", 0);
+                return Ok(images);
             }
             let drawn = self.serve_alone(asked).await?;
             if let Some(cache) = cache
@@ -53,10 +58,12 @@ impl ImageClient {
         let equal = Equal { request: key.clone(), class, max_wait };
         match flights.fly(equal, call, flight::shared).await {
             Flown::Own(answer) => answer,
-            Flown::Shared(answer) => answer.map(|mut drawn| {
+            Flown::Shared(Ok(mut drawn)) => {
+                telemetry::image_called(&drawn.served.route, "shared", 0);
                 drawn.served.shared = true;
-                drawn
-            }),
+                Ok(drawn)
+            }
+            Flown::Shared(Err(error)) => Err(self.core.turned_away(error)),
         }
     }
 

@@ -108,6 +108,7 @@ impl<W: Walker> Walk<'_, W> {
         let permit = match admitted {
             Ok(permit) => permit,
             Err(error) if is_denial(&error) => {
+                self.passed_by(route, &error.to_string());
                 self.errors.push(error);
                 return Continue(());
             }
@@ -191,7 +192,7 @@ fn another_may_serve(error: &ImageError) -> bool {
             RefusalKind::Failed => refusal.should_retry == Some(true),
             RefusalKind::Invalid | RefusalKind::Moderation => false,
         },
-        None => matches!(error.kind(), ImageErrorKind::Unreachable | ImageErrorKind::Access),
+        None => error.kind() == ImageErrorKind::Unreachable,
     }
 }
 

@@ -180,6 +180,7 @@ async fn a_line_that_is_too_long_is_not_stood_in() {
     assert_eq!(stage.asked(), ["admit a", "admit b", "admit c"]);
     let hopeless = self::stage(&[("c", &[Never])]).walk(10).await.unwrap_err();
     assert!(!hopeless.error.is_retryable());
+    assert_eq!(&*hopeless.journal.failed[0].route, "c", "a denial is one of that route");
 }
 
 #[tokio::test(start_paused = true)]
