@@ -24,10 +24,11 @@ pub(super) fn may_be_global(host: &Host<&str>) -> bool {
     }
 }
 
-/// Whether both are on the same host.
+/// Whether both are on the same host, by whatever name this machine goes.
 pub(super) fn share_host(one: &str, other: &str) -> bool {
-    let host = |url: &str| Url::parse(url).ok().and_then(|url| url.host().map(|host| host.to_owned()));
-    host(one).is_some_and(|one| host(other) == Some(one))
+    let (Ok(one), Ok(other)) = (Url::parse(one), Url::parse(other)) else { return false };
+    let (Some(one), Some(other)) = (one.host(), other.host()) else { return false };
+    one == other || (is_loopback(&one) && is_loopback(&other))
 }
 
 /// Whether it is of the world, and neither of this machine nor of a network of its own, where services of clouds give keys away.
@@ -117,6 +118,8 @@ mod tests {
             assert!(!may_be(url), "{url}");
         }
         assert!(share_host("https://a.example/v1", "http://A.example:8080/1.png"));
+        assert!(share_host("http://localhost:8080/v1", "http://127.0.0.1:8080/1.png"));
+        assert!(!share_host("https://a.example/v1", "http://127.0.0.1/1.png"));
         assert!(!share_host("https://a.example/v1", "https://a.example.org/1.png") && !share_host("", ""));
     }
 }

@@ -119,7 +119,10 @@ impl ImageClient {
     ///
     /// # Errors
     ///
-    /// [`Invalid`](crate::openai::ImageErrorKind::Invalid) for such an address, [`Unreachable`](crate::openai::ImageErrorKind::Unreachable), [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another status than success.
+    /// [`Invalid`](crate::openai::ImageErrorKind::Invalid) for such an address, or [`Unreachable`](crate::openai::ImageErrorKind::Unreachable)
+    /// where only its name leads there; [`Unreachable`](crate::openai::ImageErrorKind::Unreachable),
+    /// [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another
+    /// status than success.
     pub async fn fetch(&self, image: &Image) -> Result<Image, ImageError> {
         let Some(url) = image.url() else { return Ok(image.clone()) };
         let Core { routes, transport, .. } = &*self.core;

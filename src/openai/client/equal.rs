@@ -17,7 +17,7 @@ use crate::{
     telemetry,
 };
 
-/// What calls must have in common to wait for the answer to one of them: one that would wait for less, or come later, makes its own.
+/// What calls have in common that wait for the answer to one of them: with other terms they would wait for quota otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Equal {
     request: CacheKey,
