@@ -71,7 +71,7 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
 /// The IPv4 address that is written as IPv6, or is translated to on the way.
 fn inner(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low))),
         _ => address.to_ipv4_mapped(),
     }
 }

@@ -66,7 +66,7 @@ pub(in crate::openai) struct NoRoute {
     /// When the first one is asked again, if waiting helps.
     pub(in crate::openai) retry_after: Option<Duration>,
     /// What people must mend before one can be asked, if nothing else keeps it from that.
-    refusal: Option<Refusal>,
+    refusal: Option<Box<Refusal>>,
 }
 
 impl Routes {
@@ -205,7 +205,7 @@ impl From<NoRoute> for ImageError {
         let why = format!("no route: {}", why.join("; "));
         match (retry_after, refusal) {
             (Some(wait), _) => Self::new(ImageErrorKind::Unreachable, why).retrying_after(wait),
-            (None, Some(refusal)) => refusal.into(),
+            (None, Some(refusal)) => (*refusal).into(),
             // settings, and what routes cannot do
             (None, None) => Self::invalid(why),
         }

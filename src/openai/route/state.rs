@@ -162,7 +162,7 @@ impl RouteState {
         let retry_after = health.retry_after(now)?;
         Some(match (health.paused_for(now), closed_by) {
             (Some(_), Some(refusal)) => {
-                Stop { why: format!("it refused: {refusal}"), ends: Ends::ByPeople(refusal.clone()) }
+                Stop { why: format!("it refused: {refusal}"), ends: Ends::ByPeople(Box::new(refusal.clone())) }
             }
             (Some(wait), None) => {
                 Stop { why: format!("it failed, and is asked again in {wait:?}"), ends: Ends::After(wait) }
@@ -194,7 +194,7 @@ pub(super) enum Ends {
     Never,
     After(Duration),
     /// When somebody has mended what it refused with.
-    ByPeople(Refusal),
+    ByPeople(Box<Refusal>),
 }
 
 /// Leave for one call on one route. Dropped without an end, it says nothing about the route.
