@@ -3,6 +3,7 @@
 //! Invariant: every attempt has its own permit, and nothing is sent without one. No key, prompt or image is in an error, a log or `Debug`.
 
 mod access;
+mod address;
 mod attempt;
 mod cache;
 mod classify;
@@ -14,6 +15,7 @@ mod estimate;
 mod feedback;
 mod flight;
 mod headers;
+mod inline;
 mod input;
 mod key;
 mod learning;

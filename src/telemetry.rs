@@ -39,7 +39,8 @@ const DEGRADED: &str = "allotment_degraded_decisions_total";
 /// passed (`expired`), refused by the store (`refused`), or more than are remembered (`forgotten`). A counter.
 const POSTINGS: &str = "allotment_postings_total";
 
-/// Calls of an image client, by `route` and `outcome` (`served`, or the kind of the error). A counter.
+/// Calls of an image client, by `route` and `outcome` (`served`; `cached`; `shared`, for the answer to an equal call; or the kind of the
+/// error). The route is `cache` for what came from there, and `none` where none was asked. A counter.
 #[cfg(feature = "openai")]
 const IMAGE_CALLS: &str = "allotment_image_calls_total";
 /// Attempts of such calls, by `route`. A counter.

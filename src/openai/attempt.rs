@@ -67,10 +67,10 @@ pub(super) struct Attempt<'a> {
 pub(super) struct Made {
     pub(super) images: Vec<Image>,
     pub(super) usage: Option<Usage>,
+    /// What was charged when it was admitted.
+    pub(super) admitted: Cost,
     /// What is charged now.
     pub(super) charged: Cost,
-    /// Whether the charge has money in it.
-    pub(super) has_price: bool,
     pub(super) latency: Duration,
     pub(super) admitted_at_ms: u64,
 }
@@ -93,7 +93,8 @@ impl Attempt<'_> {
         let model = self.route.upstream_model(self.need.model);
         let Spelled { url, key_header, body } = endpoint::spell(self.route, model, self.request, mode)?;
         let ready = self.transport.prepare(&url, key_header, self.route.key.as_ref(), body).await?;
-        let (permit, began) = (unsent.sent(), Instant::now());
+        let held_for = || self.events.map_or(Duration::ZERO, Events::held_for);
+        let (permit, began, held_before) = (unsent.sent(), Instant::now(), held_for());
         let Some(permit) = permit else { return Err(ImageError::invalid("the permit has been settled")) };
         let incoming = match self.transport.send(ready).await {
             Ok(incoming) => incoming,
@@ -111,9 +112,10 @@ impl Attempt<'_> {
             Some(key) => error.without(key.expose()),
             None => error,
         });
-        let latency = began.elapsed();
+        // what the caller does with an event takes no time of the route
+        let latency = began.elapsed().saturating_sub(held_for().saturating_sub(held_before));
         telemetry::image_latency(&self.route.name, latency.as_secs_f64());
-        let has_price = permit.cost().named(&spend()).is_some();
+        let admitted = permit.cost().clone();
         let refusal = answer.as_ref().err().and_then(ImageError::refusal);
         let feedback = Feedback::of(self.pace, self.subject, &permit, &rates, refusal, self.sharing);
         let charged = self.settle(permit, &answer).await;
@@ -122,7 +124,10 @@ impl Attempt<'_> {
         }
         feedback.tell(self.limiter, self.subject).await;
         let Reading { images, usage } = answer?;
-        Ok(Made { images, usage, charged, has_price, latency, admitted_at_ms })
+        if images.is_empty() {
+            return Err(ImageError::new(ImageErrorKind::NoImage, "upstream answered without an image"));
+        }
+        Ok(Made { images, usage, admitted, charged, latency, admitted_at_ms })
     }
 
     /// Charges what the answer says was used. Returns what is charged now.
@@ -130,8 +135,10 @@ impl Attempt<'_> {
         let estimated = permit.cost().clone();
         let actual = match answer {
             Ok(Reading { images, usage: Some(usage) }) => {
-                self.estimator.learn(self.need.model, self.estimate, usage);
-                self.used(usage, images.len())
+                if !images.is_empty() {
+                    self.estimator.learn(self.need.model, self.estimate, usage);
+                }
+                self.used(usage, images.len(), &estimated)
             }
             Err(error) if error.refusal().is_some_and(|refusal| self.costs_nothing(refusal)) => refused(&estimated),
             // as estimated, and its slot is freed
@@ -146,22 +153,23 @@ impl Attempt<'_> {
         }
     }
 
-    /// What a call has cost, money by the price of the route.
-    fn used(&self, usage: &Usage, images: usize) -> Cost {
+    /// What a call has cost, money by the price of the route. What nobody can tell is as it was estimated.
+    fn used(&self, usage: &Usage, images: usize, estimated: &Cost) -> Cost {
         let cost = self.estimator.actual(self.need.model, self.estimate, usage, images);
         let listed = cost.named(&spend());
-        let price = self.route.price_of(self.need.model);
-        match price.and_then(|price| price.actual(usage, images as u64, listed)) {
+        let micros = match self.route.price_of(self.need.model) {
+            Some(price) => price.actual(usage, images as u64, listed),
+            None => listed.filter(|_| usage.tells_apart()),
+        };
+        match micros.or(estimated.named(&spend())) {
             Some(micros) => cost.amount(spend(), micros.min(Cost::AMOUNT_MAX)),
             None => cost,
         }
     }
 
-    /// Whether a refused call drew nothing. A gateway that gave up waiting may stand before an upstream that did draw.
+    /// Whether a refused call drew nothing.
     fn costs_nothing(&self, refusal: &Refusal) -> bool {
-        let says_why = refusal.code.is_some() || refusal.error_type.is_some();
-        let has_drawn = self.events.is_some_and(Events::has_told);
-        !has_drawn && (refusal.kind != RefusalKind::Failed || says_why || refusal.status < 500)
+        !self.events.is_some_and(Events::has_told) && !refusal.may_have_drawn()
     }
 
     /// Reads the answer, be it a stream or not: whatever it was asked for, and whatever it says it is.
@@ -171,19 +179,13 @@ impl Attempt<'_> {
             let message = format!("upstream answered with a redirect (status {status}), which is not followed");
             return Err(ImageError::new(ImageErrorKind::Unreadable, message));
         }
-        let first = incoming.piece().await?.unwrap_or_default();
+        // the status alone says that it was refused
+        let cut = |error| classify::body(status, &rates, b"").filter(|_| status >= 400).map_or(error, ImageError::from);
+        let first = incoming.piece().await.map_err(cut)?.unwrap_or_default();
         if status < 400 && looks_like_events(&first, incoming.is_stream) {
             return self.read_events(incoming, first, &rates).await;
         }
-        let body = match incoming.collect(first).await {
-            Ok(body) => body,
-            // the status alone says that it was refused
-            Err(error) => {
-                return Err(classify::body(status, &rates, b"")
-                    .filter(|_| status >= 400)
-                    .map_or(error, ImageError::from));
-            }
-        };
+        let body = incoming.collect(first).await.map_err(cut)?;
         if let Some(refusal) = classify::body(status, &rates, &body) {
             return Err(refusal.into());
         }

@@ -17,12 +17,13 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 
 pub use self::{builder::ImageClientBuilder, call::ImageCall};
-use self::{call::Asked, serving::Serving};
+use self::{call::Asked, equal::Equal, serving::Serving};
 use crate::{
     limiter::Limiter,
     openai::{
         access::{AccessRules, Account},
-        cache::{Cache, key::CacheKey},
+        address::share_host,
+        cache::Cache,
         date::Date,
         endpoint,
         error::{ImageError, ImageErrorKind},
@@ -79,7 +80,7 @@ struct Core {
     profile: Option<Profile>,
     access: Option<Access>,
     cache: Option<Cache>,
-    flights: Option<Flights<CacheKey, Images, ImageError>>,
+    flights: Option<Flights<Equal, Images, ImageError>>,
     max_wait: Duration,
 }
 
@@ -113,14 +114,22 @@ impl ImageClient {
         self.call(subject, request).stream()
     }
 
-    /// The same image with its bytes, where upstream gave an address. The key is not sent there, and redirects are not followed.
+    /// The same image with its bytes, where upstream gave an address. The key is not sent there, and redirects are not followed. The text of a
+    /// model may name any address: one of this machine or of a private network is refused, unless it is on the host of one of the routes.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`](crate::openai::ImageErrorKind::Unreachable), [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another status than success.
+    /// [`Invalid`](crate::openai::ImageErrorKind::Invalid) for such an address, or [`Unreachable`](crate::openai::ImageErrorKind::Unreachable)
+    /// where only its name leads there; [`Unreachable`](crate::openai::ImageErrorKind::Unreachable),
+    /// [`Unanswered`](crate::openai::ImageErrorKind::Unanswered), or [`Unreadable`](crate::openai::ImageErrorKind::Unreadable) for another
+    /// status than success.
     pub async fn fetch(&self, image: &Image) -> Result<Image, ImageError> {
         let Some(url) = image.url() else { return Ok(image.clone()) };
-        let Fetched { body, media_type } = self.core.transport.fetch(url, None).await?;
+        let Core { routes, transport, .. } = &*self.core;
+        let is_of_a_route = routes.all().iter().any(|route| share_host(&route.route().base_url, url));
+        let fetched =
+            if is_of_a_route { transport.fetch(url, None).await? } else { transport.fetch_abroad(url).await? };
+        let Fetched { body, media_type } = fetched;
         let (named, revised_prompt) = (image.media_type.clone(), image.revised_prompt.clone());
         Ok(Image { content: Content::Plain(body), media_type: named.or(media_type), revised_prompt })
     }
@@ -164,9 +173,10 @@ impl ImageClient {
     }
 
     async fn serve(&self, asked: Asked<'_>) -> Result<Images, ImageError> {
-        let model = self.core.model_of(asked.request)?;
+        let turned_away = |error| self.core.turned_away(error);
+        let model = self.core.model_of(asked.request).map_err(turned_away)?;
         if let Some(access) = &self.core.access {
-            access.check(model)?;
+            access.check(model).map_err(turned_away)?;
         }
         let span = telemetry::image_span(model);
         let profiled = self.core.profile.as_ref().map(|profile| profile.apply(asked.request));
@@ -176,38 +186,36 @@ impl ImageClient {
 
     async fn serve_alone(&self, asked: Asked<'_>) -> Result<Images, ImageError> {
         let lowered = match self.core.profile.as_ref().and_then(|profile| Some((profile, profile.wait_max()?))) {
-            Some((profile, wait_max)) => self.lowered(asked, profile, wait_max).await?,
+            Some((profile, wait_max)) => self.lowered(asked, profile, wait_max).await,
             None => None,
         };
         let request = lowered.as_ref().unwrap_or(asked.request);
-        let mut images = Serving::new(&self.core, Asked { request, ..asked })?.serve().await?;
+        let serving = Serving::new(&self.core, Asked { request, ..asked });
+        let mut images = serving.map_err(|error| self.core.turned_away(error))?.serve().await?;
         images.served.lowered_from = lowered.is_some().then_some(asked.request.quality);
         Ok(images)
     }
 
-    /// The request at the best quality whose wait is within the bound; if none is, at the one whose wait is shortest. `None`: as it is.
-    async fn lowered(
-        &self,
-        asked: Asked<'_>,
-        profile: &Profile,
-        wait_max: Duration,
-    ) -> Result<Option<ImageRequest>, ImageError> {
-        let model = self.core.models.get(self.core.model_of(asked.request)?);
+    /// The request at the best quality whose wait is within the bound; if none is, at the one whose wait is shortest. `None`: as it is, also
+    /// where nobody can tell how long it would wait.
+    async fn lowered(&self, asked: Asked<'_>, profile: &Profile, wait_max: Duration) -> Option<ImageRequest> {
+        let model = self.core.models.get(self.core.model_of(asked.request).ok()?);
         let wait = async |request: &ImageRequest| {
-            Serving::new(&self.core, Asked { request, events: None, ..asked })?.wait().await
+            let waited = Serving::new(&self.core, Asked { request, events: None, ..asked }).ok()?.wait().await;
+            waited.inspect_err(|error| tracing::debug!(kind = ?error.kind(), "no look at the wait")).ok()
         };
         let mut shortest = wait(asked.request).await?;
         let (mut best, mut tried) = (None, asked.request.clone());
         while shortest > wait_max {
             let Some(lower) = profile.lowered(&tried, &model) else { break };
-            let wait = wait(&lower).await?;
+            let Some(wait) = wait(&lower).await else { break };
             if wait < shortest {
                 shortest = wait;
                 best = Some(lower.clone());
             }
             tried = lower;
         }
-        Ok(best)
+        best
     }
 }
 
@@ -215,6 +223,12 @@ impl Core {
     fn model_of<'a>(&'a self, request: &'a ImageRequest) -> Result<&'a str, ImageError> {
         let model = request.model.as_deref().or(self.model.as_deref());
         model.ok_or_else(|| ImageError::invalid("model: neither the request nor the client names one"))
+    }
+
+    /// Counts a call that was not let out to any route.
+    fn turned_away(&self, error: ImageError) -> ImageError {
+        telemetry::image_called(&self.no_route, error.kind().name(), 0);
+        error
     }
 }
 

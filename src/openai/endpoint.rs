@@ -7,6 +7,7 @@ mod answer;
 mod chat;
 mod events;
 mod images;
+mod lenient;
 mod responses;
 
 use std::collections::BTreeMap;
@@ -21,10 +22,11 @@ pub(super) use self::{
 };
 use crate::openai::{
     error::ImageError,
+    inline::Inlined,
     input::ImageInput,
     request::{ImageRequest, Quality, Size},
     route::{Route, Style},
-    transport::{Body, Inlined, KeyHeader, Transport},
+    transport::{Body, KeyHeader, Transport},
 };
 
 /// How an answer is wanted.

@@ -17,12 +17,17 @@ pub enum ImageErrorKind {
     NotAdmitted,
     /// The account may not use the model: see the message for all that is missing. Nothing was charged, and nothing was sent.
     Access,
-    /// Upstream refused: see [`ImageError::refusal`]. The request is charged; tokens, images and money are given back.
+    /// Upstream refused: see [`ImageError::refusal`]. The request is charged; tokens, images and money are given back. They stay as estimated
+    /// where something may have been drawn: after events of a stream, and where a gateway gives no reason. Nothing is charged where a refusal
+    /// that people must mend keeps all routes closed, so that nothing was sent: then [`ImageError::admitted_at_ms`] is `None`.
     Refused,
     /// Upstream could not be reached. Nothing was sent, and the charge was given back.
     Unreachable,
     /// Upstream was sent the call and did not answer in full. It may have been made and billed: the charge stays as estimated.
     Unanswered,
+    /// Upstream answered without an image: a model that calls a tool, or draws in a chat, may answer in words. Charged is what it used, as far
+    /// as upstream says, and no image.
+    NoImage,
     /// Upstream answered something that this client cannot read. The charge stays as estimated.
     Unreadable,
 }
@@ -37,6 +42,7 @@ impl ImageErrorKind {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::Unanswered => "unanswered",
+            Self::NoImage => "no_image",
             Self::Unreadable => "unreadable",
         }
     }
@@ -49,12 +55,14 @@ pub struct ImageError {
     refusal: Option<Box<Refusal>>,
     limiter: Option<Arc<Error>>,
     admitted_at_ms: Option<u64>,
+    retry_after: Option<Duration>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl ImageError {
     pub(super) fn new(kind: ImageErrorKind, message: impl Into<Box<str>>) -> Self {
-        Self { kind, message: message.into(), refusal: None, limiter: None, admitted_at_ms: None, source: None }
+        let message = message.into();
+        Self { kind, message, refusal: None, limiter: None, admitted_at_ms: None, retry_after: None, source: None }
     }
 
     pub(super) fn invalid(message: impl Into<Box<str>>) -> Self {
@@ -63,6 +71,12 @@ impl ImageError {
 
     pub(super) fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// The same error, where the client knows when to come back.
+    pub(super) fn retrying_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 
@@ -75,6 +89,7 @@ impl ImageError {
             refusal,
             limiter,
             admitted_at_ms: self.admitted_at_ms,
+            retry_after: self.retry_after,
             source,
         }
     }
@@ -117,11 +132,13 @@ impl ImageError {
         self.limiter.as_deref()
     }
 
-    /// When the same call may succeed, as far as the limiter or upstream says.
+    /// When the same call may succeed, as far as the limiter or upstream says, or the pause of a route.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        let refused = self.refusal().and_then(|refusal| refusal.retry_after);
-        refused.or_else(|| self.limiter().and_then(Error::denial).and_then(|denial| denial.retry_after()))
+        let refused = || self.refusal().and_then(|refusal| refusal.retry_after);
+        self.retry_after
+            .or_else(refused)
+            .or_else(|| self.limiter().and_then(Error::denial).and_then(|denial| denial.retry_after()))
     }
 
     /// Whether the same call may succeed later without a change, and without being made twice.

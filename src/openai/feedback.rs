@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     cost::Cost,
@@ -75,12 +75,18 @@ impl Pace {
 }
 
 /// What upstream says of one of its limits.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Standing {
     resource: Resource,
     limit: u64,
     /// With the call; of one that it refused, what it would have counted: more than the limit.
     counted: u64,
+}
+
+impl Standing {
+    fn remaining(&self) -> u64 {
+        self.limit.saturating_sub(self.counted)
+    }
 }
 
 /// Whether other routes are charged to the org of a route.
@@ -133,18 +139,30 @@ impl Feedback {
         Self { observations, cool_downs }
     }
 
-    /// Tells the limiter, once the call is settled. A round trip for each thing told.
+    /// Tells the limiter, once the call is settled. A round trip for each thing told, all at once: the caller waits for its images.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, some of it may not be told.
     pub(super) async fn tell(self, limiter: &Limiter, subject: &Subject) {
-        for observation in self.observations {
-            if let Err(error) = limiter.observe(observation).await {
-                tracing::debug!(kind = ?error.kind(), "what upstream says remains is not noted");
-            }
-        }
+        let mut told = JoinSet::new();
         for CoolDown { resource, lasting } in self.cool_downs {
-            if let Err(error) = limiter.cool_down(subject, resource, lasting).await {
-                tracing::debug!(kind = ?error.kind(), "a pause that upstream asks for is not noted");
-            }
+            let (limiter, subject) = (limiter.clone(), subject.clone());
+            told.spawn(async move {
+                if let Err(error) = limiter.cool_down(&subject, resource, lasting).await {
+                    tracing::debug!(kind = ?error.kind(), "a pause that upstream asks for is not noted");
+                }
+            });
         }
+        for observation in self.observations {
+            let limiter = limiter.clone();
+            told.spawn(async move {
+                if let Err(error) = limiter.observe(observation).await {
+                    tracing::debug!(kind = ?error.kind(), "what upstream says remains is not noted");
+                }
+            });
+        }
+        while told.join_next().await.is_some() {}
     }
 }
 
@@ -157,7 +175,7 @@ fn pool(subject: &Subject) -> Subject {
     }
 }
 
-/// What headers say, and a refusal that has figures of a minute: it knows better.
+/// What headers say, and a refusal that has figures of a minute: it knows better. One of each resource.
 fn standings(rates: &RateHeaders, refusal: Option<&Refusal>) -> Vec<Standing> {
     let figures = refusal.and_then(|refusal| refusal.figures.as_ref()).filter(|figures| figures.window == MINUTE);
     let stated = figures.and_then(|figures| {
@@ -171,9 +189,16 @@ fn standings(rates: &RateHeaders, refusal: Option<&Refusal>) -> Vec<Standing> {
         limit: standing.limit,
         counted: standing.limit.saturating_sub(standing.remaining),
     });
-    let mut all: Vec<_> = headers.collect();
-    all.extend(stated);
-    all
+    let mut tightest: Vec<Standing> = Vec::new();
+    // an organisation and its project have a standing each, and calls fail by the one that is used up first
+    for standing in headers.chain(stated.clone()) {
+        match tightest.iter_mut().find(|known| known.resource == standing.resource) {
+            Some(known) if known.remaining() <= standing.remaining() => {}
+            Some(known) => *known = standing,
+            None => tightest.push(standing),
+        }
+    }
+    tightest
 }
 
 /// A resource that is left alone for a while.
@@ -278,6 +303,16 @@ mod tests {
         assert_eq!(standings(&rates, Some(&refused)), expected);
         let without = refusal(RefusalKind::RateLimited, Some(images_used(None)), None);
         assert_eq!(standings(&rates, Some(&without)).len(), 2);
+    }
+
+    #[test]
+    fn of_an_organisation_and_its_project_the_one_with_less_left_is_told() {
+        let standing =
+            |limit, remaining| HeaderStanding { resource: Resource::Tokens, limit, remaining, reset_after: None };
+        for told in [[standing(900, 400), standing(100, 5)], [standing(100, 5), standing(900, 400)]] {
+            let rates = RateHeaders { standings: told.to_vec(), ..RateHeaders::default() };
+            assert_eq!(standings(&rates, None), [Standing { resource: Resource::Tokens, limit: 100, remaining: 5 }]);
+        }
     }
 
     #[test]

@@ -48,14 +48,14 @@ impl<K: Clone + Eq + Hash, T: Clone, E> Flights<K, T, E> {
         key: K,
         call: impl FnOnce() -> F,
         shared: impl Fn(&E) -> Option<E>,
-    ) -> Result<Flown<T>, E> {
+    ) -> Flown<Result<T, E>> {
         let seat = self.board(key);
         let mut turn = seat.flight.lock().await;
         match &*turn {
-            Some(Ok(answer)) => return Ok(Flown::Shared(answer.clone())),
+            Some(Ok(answer)) => return Flown::Shared(Ok(answer.clone())),
             Some(Err(error)) => {
                 if let Some(error) = shared(error) {
-                    return Err(error);
+                    return Flown::Shared(Err(error));
                 }
             }
             None => {}
@@ -70,7 +70,7 @@ impl<K: Clone + Eq + Hash, T: Clone, E> Flights<K, T, E> {
             self.land(&seat.key, &seat.flight);
         }
         *turn = for_others;
-        outcome.map(Flown::Own)
+        Flown::Own(outcome)
     }
 
     fn board(&self, key: K) -> Seat<'_, K, T, E> {
@@ -94,6 +94,7 @@ pub(super) fn shared(error: &ImageError) -> Option<ImageError> {
         ImageErrorKind::Refused
         | ImageErrorKind::Unreachable
         | ImageErrorKind::Unanswered
+        | ImageErrorKind::NoImage
         | ImageErrorKind::Unreadable => Some(error.copy()),
         ImageErrorKind::Invalid | ImageErrorKind::NotAdmitted | ImageErrorKind::Access => None,
     }
@@ -156,7 +157,10 @@ mod tests {
                 sleep(Duration::from_secs(10)).await;
                 fails.map_or(Ok(number), Err)
             };
-            self.flights.fly(key, call, theirs).await
+            match self.flights.fly(key, call, theirs).await {
+                Flown::Own(answer) => answer.map(Flown::Own),
+                Flown::Shared(answer) => answer.map(Flown::Shared),
+            }
         }
 
         fn calls(&self) -> u32 {

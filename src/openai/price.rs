@@ -44,13 +44,16 @@ impl Prices {
             usage.input_tokens.saturating_sub(usage.input_text_tokens.saturating_add(usage.input_image_tokens));
         let output_known = usage.output_text_tokens.saturating_add(usage.output_image_tokens);
         let output_other = usage.output_tokens.saturating_sub(output_known);
+        let dearest_in = self.text_in.max(self.image_in);
+        let dearest_out = self.image_out.max(text_out);
         let parts = [
             (usage.input_text_tokens, self.text_in),
             (usage.input_image_tokens, self.image_in),
-            (input_other, self.text_in.max(self.image_in)),
+            (input_other, dearest_in),
             (usage.output_text_tokens, text_out),
             (usage.output_image_tokens, self.image_out),
-            (output_other, self.image_out.max(text_out)),
+            (output_other, dearest_out),
+            (usage.unnamed_tokens(), dearest_in.max(dearest_out)),
         ];
         let full: u128 = parts.into_iter().map(|(tokens, price)| product(tokens, price)).sum();
         micros(full.saturating_sub(self.discount(usage)))
@@ -131,6 +134,7 @@ mod tests {
             (usage([30, 0, 0], [100, 0, 0]), 30 * 8 + 100 * 30),
             (usage([30, 10, 0], [100, 40, 60]), 10 * 5 + 20 * 8 + 100 * 30),
             (usage([0, 0, 0], [0, 0, 0]), 0),
+            (Usage { total_tokens: 150, ..usage([30, 30, 0], [100, 0, 100]) }, 30 * 5 + 100 * 30 + 20 * 30),
         ];
         for (usage, micros) in rows {
             assert_eq!(prices("gpt-image-2").spend_micros_of(&usage), micros, "{usage:?}");

@@ -30,7 +30,8 @@ pub enum RefusalKind {
     /// Money or a quota is used up: somebody must pay, or raise it. The allowance of a ChatGPT plan comes back by itself, in hours: then
     /// `retry_after` says when.
     Exhausted,
-    /// Upstream has no room for anybody, or asks to slow down: try later.
+    /// Upstream has no room for anybody, or asks to slow down: try later. Where nothing but the status says so, a gateway may have given up
+    /// waiting for a call that was made.
     Overloaded,
     /// The request is wrong.
     Invalid,
@@ -112,7 +113,8 @@ impl Refusal {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind {
-            RefusalKind::RateLimited | RefusalKind::Overloaded => self.should_retry != Some(false),
+            RefusalKind::RateLimited => self.should_retry != Some(false),
+            RefusalKind::Overloaded => self.should_retry != Some(false) && !self.may_have_drawn(),
             RefusalKind::Failed => self.should_retry == Some(true),
             _ => false,
         }
@@ -143,6 +145,19 @@ impl Refusal {
         }
     }
 
+    /// Whether it is the word of a gateway that gave up waiting, with an upstream behind it that may have drawn, and billed it.
+    pub(super) fn may_have_drawn(&self) -> bool {
+        let is_bare = self.code.is_none() && self.error_type.is_none();
+        let hints = self.retry_after.is_some() || self.should_retry == Some(true);
+        self.status >= 500
+            && is_bare
+            && match self.kind {
+                RefusalKind::Failed => true,
+                RefusalKind::Overloaded => !hints,
+                _ => false,
+            }
+    }
+
     /// With a call that is too large: how many images each part may ask for at most, where the figures say so.
     #[must_use]
     pub fn split_into(&self) -> Option<u64> {
@@ -165,5 +180,37 @@ pub(super) fn begins_of_model(message: &str) -> bool {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?}, status {})", self.message, self.kind, self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::{classify, headers::RateHeaders};
+
+    fn refused(status: u16, headers: &[(&str, &str)], body: &str) -> Refusal {
+        let headers = RateHeaders::read(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
+        classify::body(status, &headers, body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_gateway_that_gives_no_reason_may_stand_before_one_that_has_drawn() {
+        let page = "<html><title>Service Unavailable</title></html>";
+        let none: &[(&str, &str)] = &[];
+        for (status, headers, body, may_have_drawn, is_retryable) in [
+            (503, none, page, true, false),
+            (503, none, "", true, false),
+            (529, none, "", true, false),
+            (503, &[("retry-after", "5")][..], page, false, true),
+            (503, &[("x-should-retry", "true")][..], "", false, true),
+            (503, none, r#"{"error":{"code":"server_is_overloaded"}}"#, false, true),
+            (502, none, page, true, false),
+            (500, none, r#"{"error":{"type":"server_error"}}"#, false, false),
+            (429, none, "", false, true),
+        ] {
+            let refusal = refused(status, headers, body);
+            let told = (refusal.may_have_drawn(), refusal.is_retryable());
+            assert_eq!(told, (may_have_drawn, is_retryable), "{status} {headers:?} {body}");
+        }
     }
 }

@@ -95,15 +95,17 @@ impl Retries {
         let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, saved);
     }
 
-    /// How long to pause before the call is made again, after `made` attempts; `None`: it is not. Takes a repeat from the budget.
+    /// How long to pause before the call is made again, after `made` attempts; `None`: it is not, or not within `patience`. Takes a repeat
+    /// from the budget.
     ///
     /// `random` is 0 to 1.
-    pub(super) fn pause(&self, error: &ImageError, made: u32, random: f64) -> Option<Duration> {
+    pub(super) fn pause(&self, error: &ImageError, made: u32, patience: Duration, random: f64) -> Option<Duration> {
         if made >= self.policy.attempts_max || !is_worth_repeating(error) {
             return None;
         }
         let pause = pause_after(error, made, random);
-        if error.retry_after().unwrap_or_default() > self.policy.wait_max {
+        // what nobody waits for takes nothing from the budget
+        if error.retry_after().unwrap_or_default() > self.policy.wait_max || pause > patience {
             return None;
         }
         let taken = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(PARTS));
@@ -147,7 +149,7 @@ mod tests {
     }
 
     fn pause(error: &ImageError, made: u32) -> Option<u64> {
-        let pause = Retries::new(RetryPolicy::new()).pause(error, made, 0.0);
+        let pause = Retries::new(RetryPolicy::new()).pause(error, made, Duration::MAX, 0.0);
         pause.map(|pause| u64::try_from(pause.as_millis()).unwrap())
     }
 
@@ -183,11 +185,11 @@ mod tests {
     fn pauses_double_up_to_a_bound_and_attempts_end() {
         let error = refused(RefusalKind::Overloaded, None, None);
         let patient = Retries::new(RetryPolicy::new().attempts_max(9));
-        let pauses: Vec<_> = (1..=9).map(|made| patient.pause(&error, made, 0.0)).collect();
+        let pauses: Vec<_> = (1..=9).map(|made| patient.pause(&error, made, Duration::MAX, 0.0)).collect();
         let expected = [500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000, 8_000].map(Duration::from_millis).map(Some);
         assert_eq!((&pauses[..8], pauses[8]), (&expected[..], None));
         assert_eq!(pause_after(&error, 5, 1.0), Duration::from_secs(6));
-        assert_eq!(Retries::new(RetryPolicy::none()).pause(&error, 1, 0.0), None);
+        assert_eq!(Retries::new(RetryPolicy::none()).pause(&error, 1, Duration::MAX, 0.0), None);
     }
 
     #[test]
@@ -196,9 +198,19 @@ mod tests {
         let error = refused(RefusalKind::Overloaded, None, None);
         let repeated = (0..1_000).filter(|_| {
             retries.call();
-            retries.pause(&error, 1, 0.5).is_some()
+            retries.pause(&error, 1, Duration::MAX, 0.5).is_some()
         });
         let repeated = repeated.count();
         assert!((100..=110).contains(&repeated), "{repeated}");
+    }
+
+    #[test]
+    fn a_pause_beyond_the_patience_of_a_call_takes_nothing_from_the_others() {
+        let retries = Retries::new(RetryPolicy::new());
+        let error = refused(RefusalKind::Overloaded, Some(9_000), None);
+        for _ in 0..1_000 {
+            assert_eq!(retries.pause(&error, 1, Duration::from_secs(5), 0.0), None);
+        }
+        assert!(retries.pause(&error, 1, Duration::from_secs(9), 0.0).is_some());
     }
 }

@@ -7,10 +7,14 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::openai::{
     error::ImageError,
@@ -48,6 +52,9 @@ pub enum ImageEvent {
 pub struct ImageStream {
     call: Call,
     events: mpsc::Receiver<ImageEvent>,
+    /// When the caller took the last event, until it waits for the next.
+    taken_at: Option<Instant>,
+    held_us: Arc<AtomicU64>,
 }
 
 type Serving = Pin<Box<dyn Future<Output = Result<Images, ImageError>> + Send>>;
@@ -62,8 +69,9 @@ impl ImageStream {
     pub(super) fn new(serve: impl FnOnce(Events) -> Serving) -> Self {
         // the call goes on when the caller has taken an event
         let (sender, events) = mpsc::channel(1);
-        let call = Call::UnderWay(serve(Events { sender, has_told: AtomicBool::new(false) }));
-        Self { call, events }
+        let held_us = Arc::<AtomicU64>::default();
+        let told = Events { sender, has_told: AtomicBool::new(false), held_us: Arc::clone(&held_us) };
+        Self { call: Call::UnderWay(serve(told)), events, taken_at: None, held_us }
     }
 
     /// The next event; `None` after the last one, or after an error.
@@ -76,14 +84,22 @@ impl ImageStream {
     ///
     /// No event is lost if the future is dropped: the next call goes on.
     pub async fn next(&mut self) -> Option<Result<ImageEvent, ImageError>> {
+        if let Some(taken_at) = self.taken_at.take() {
+            let held_us = u64::try_from(taken_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.held_us.fetch_add(held_us, Ordering::Relaxed);
+        }
         loop {
             if let Ok(event) = self.events.try_recv() {
+                self.taken_at = Some(Instant::now());
                 return Some(Ok(event));
             }
             match &mut self.call {
                 Call::UnderWay(call) => tokio::select! {
                     biased;
-                    Some(event) = self.events.recv() => return Some(Ok(event)),
+                    Some(event) = self.events.recv() => {
+                        self.taken_at = Some(Instant::now());
+                        return Some(Ok(event));
+                    }
                     ended = call => self.call = Call::Ended(Some(Box::new(ended))),
                 },
                 Call::Ended(ended) => return ended.take().map(|ended| (*ended).map(ImageEvent::Completed)),
@@ -104,6 +120,7 @@ impl fmt::Debug for ImageStream {
 pub(super) struct Events {
     sender: mpsc::Sender<ImageEvent>,
     has_told: AtomicBool,
+    held_us: Arc<AtomicU64>,
 }
 
 impl Events {
@@ -116,6 +133,11 @@ impl Events {
     /// Whether the caller has seen any: then the call cannot be made again in its stead.
     pub(super) fn has_told(&self) -> bool {
         self.has_told.load(Ordering::Relaxed)
+    }
+
+    /// How long the caller has been busy with events so far, while the call stood still.
+    pub(super) fn held_for(&self) -> Duration {
+        Duration::from_micros(self.held_us.load(Ordering::Relaxed))
     }
 }
 
@@ -144,5 +166,23 @@ mod tests {
         }
         assert!(matches!(stream.next().await, Some(Err(error)) if error.to_string() == "over"));
         assert!(stream.next().await.is_none() && stream.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_a_caller_takes_is_told_apart_from_that_of_the_call() {
+        let mut stream = ImageStream::new(|events| {
+            Box::pin(async move {
+                for at in 0..3 {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    events.tell(partial(at)).await;
+                }
+                Err(ImageError::invalid(format!("{:?}", events.held_for())))
+            })
+        });
+        for _ in 0..3 {
+            assert!(matches!(stream.next().await, Some(Ok(_))));
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        assert!(matches!(stream.next().await, Some(Err(error)) if error.to_string() == "20s"));
     }
 }

@@ -1,27 +1,28 @@
 //! HTTP: one request out, one answer in. The only file that names the HTTP client.
 //!
-//! Invariant: a key goes to the address it was given for and nowhere else: redirects are not followed. No error holds an address. An answer
-//! is bounded in time and length, and held once. Lacks retries: each one needs a permit of its own.
+//! Invariant: a key goes to the address it was given for and nowhere else: redirects are not followed, and what is for this machine goes
+//! through no proxy. What others name as an address leads into the world, not into the network that this runs in. No error holds an address. An answer is bounded in time and length, and held once. Lacks retries: each one needs a permit of its own.
 
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
-    Client, Method, Request, Response, Url,
+    Client, ClientBuilder, Method, Request, Response, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
     multipart::{Form, Part},
 };
 use rustls::crypto::{CryptoProvider, ring};
-use tokio::{
-    fs::File,
-    io::AsyncReadExt,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::openai::{
+    address::{is_global, is_loopback, may_be_global},
     error::{ImageError, ImageErrorKind},
     headers::RateHeaders,
+    inline::{Inlined, OpenFile, inline, open},
     input::{ImageInput, Source},
     key::ApiKey,
 };
@@ -29,8 +30,8 @@ use crate::openai::{
 const USER_AGENT: &str = concat!("allotment/", env!("CARGO_PKG_VERSION"));
 /// A refusal is a few lines.
 const REFUSAL_BYTES_MAX: usize = 1 << 20;
-/// So much of a file is read at a time when it becomes base64: whole groups of three.
-const PIECE_BYTES: usize = 48 << 10;
+/// 30 years.
+const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// How long to wait for what, and how much to take.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,12 @@ pub(super) struct Bounds {
 /// Sends requests.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
+    /// Through the proxies that the environment names.
     http: Client,
+    /// Through none.
+    direct: Client,
+    /// To addresses of the world only.
+    abroad: Client,
     bounds: Bounds,
 }
 
@@ -56,13 +62,6 @@ pub(super) enum Body {
     Json { text: String, inlined: Vec<Inlined> },
     /// A form of several parts.
     Form(Vec<Field>),
-}
-
-/// An image that goes into a JSON text.
-#[derive(Debug)]
-pub(super) struct Inlined {
-    pub(super) marker: String,
-    pub(super) image: ImageInput,
 }
 
 /// A part of a form.
@@ -81,7 +80,10 @@ pub(super) enum KeyHeader {
 
 /// A request that is ready: its files are open.
 #[derive(Debug)]
-pub(super) struct Ready(Request);
+pub(super) struct Ready {
+    http: Client,
+    request: Request,
+}
 
 /// What was at an address.
 #[derive(Debug)]
@@ -111,12 +113,23 @@ impl Transport {
             // another thread may have been faster
             drop(ring::default_provider().install_default());
         }
-        let client = Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none());
-        let client = client.connect_timeout(bounds.connect).tcp_nodelay(true);
-        let built = client
-            .build()
-            .map_err(|error| ImageError::invalid("no HTTP client can be made").with_source(error.without_url()));
-        Ok(Self { http: built?, bounds })
+        let client = || {
+            let client = Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none());
+            client.connect_timeout(bounds.connect).tcp_nodelay(true)
+        };
+        let built = |client: ClientBuilder| {
+            let unbuilt = |error: reqwest::Error| {
+                ImageError::invalid("no HTTP client can be made").with_source(error.without_url())
+            };
+            client.build().map_err(unbuilt)
+        };
+        let abroad = built(client().dns_resolver(Abroad { proxies: proxies() }))?;
+        Ok(Self { http: built(client())?, direct: built(client().no_proxy())?, abroad, bounds })
+    }
+
+    /// A proxy elsewhere would be shown the keys that may go in clear because they stay here.
+    fn client(&self, url: &Url) -> &Client {
+        if url.host().is_some_and(|host| is_loopback(&host)) { &self.direct } else { &self.http }
     }
 
     /// Makes a request ready: opens its files. Nothing is sent.
@@ -127,7 +140,9 @@ impl Transport {
         key: Option<&ApiKey>,
         body: Body,
     ) -> Result<Ready, ImageError> {
-        let mut request = self.http.post(address(url)?).headers(key_headers(header, key)?);
+        let url = address(url)?;
+        let http = self.client(&url).clone();
+        let mut request = http.post(url).headers(key_headers(header, key)?);
         request = match body {
             Body::Json { text, inlined } => {
                 request.header(CONTENT_TYPE, "application/json").body(inline(text, inlined).await?)
@@ -144,20 +159,41 @@ impl Transport {
             }
         };
         match request.header("x-client-request-id", uuid::Uuid::now_v7().to_string()).build() {
-            Ok(request) => Ok(Ready(request)),
+            Ok(request) => Ok(Ready { http, request }),
             Err(error) => Err(ImageError::invalid("the request cannot be made").with_source(error.without_url())),
         }
     }
 
-    /// Asks for what is at an address.
+    /// Asks for what is at an address that the settings name.
     ///
     /// # Errors
     ///
     /// As [`send`](Self::send), and `Unreadable` for a status that is not one of success.
     pub(super) async fn fetch(&self, url: &str, key: Option<&ApiKey>) -> Result<Fetched, ImageError> {
-        let mut request = Request::new(Method::GET, address(url)?);
+        let url = address(url)?;
+        let http = self.client(&url).clone();
+        self.fetch_with(http, url, key).await
+    }
+
+    /// Asks for what is at an address that somebody else named.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch`](Self::fetch), and `Invalid` or `Unreachable` where it does not lead into the world.
+    pub(super) async fn fetch_abroad(&self, url: &str) -> Result<Fetched, ImageError> {
+        let url = address(url)?;
+        if !url.host().is_some_and(|host| may_be_global(&host)) {
+            return Err(ImageError::invalid(
+                "the address of the image leads into a network that is nobody's but yours",
+            ));
+        }
+        self.fetch_with(self.abroad.clone(), url, None).await
+    }
+
+    async fn fetch_with(&self, http: Client, url: Url, key: Option<&ApiKey>) -> Result<Fetched, ImageError> {
+        let mut request = Request::new(Method::GET, url);
         request.headers_mut().extend(key_headers(KeyHeader::Bearer, key)?);
-        let mut incoming = self.send(Ready(request)).await?;
+        let mut incoming = self.send(Ready { http, request }).await?;
         if !(200..300).contains(&incoming.status) {
             let message = format!("the address answered with status {}", incoming.status);
             return Err(ImageError::new(ImageErrorKind::Unreadable, message));
@@ -173,9 +209,9 @@ impl Transport {
     /// # Errors
     ///
     /// [`ImageErrorKind::Unreachable`] where no connection could be had, so that nothing was sent; else [`ImageErrorKind::Unanswered`].
-    pub(super) async fn send(&self, Ready(request): Ready) -> Result<Incoming, ImageError> {
-        let ends_at = Instant::now() + self.bounds.total;
-        let response = match timeout_at(ends_at, self.http.execute(request)).await {
+    pub(super) async fn send(&self, Ready { http, request }: Ready) -> Result<Incoming, ImageError> {
+        let ends_at = from_now(self.bounds.total);
+        let response = match timeout_at(ends_at, http.execute(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_connect() => {
                 return Err(failed(ImageErrorKind::Unreachable, "upstream cannot be reached", error));
@@ -209,7 +245,7 @@ impl Incoming {
     ///
     /// Nothing is lost if the future is dropped.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, ImageError> {
-        let until = self.ends_at.min(Instant::now() + self.idle);
+        let until = self.ends_at.min(from_now(self.idle));
         let piece = match timeout_at(until, self.response.chunk()).await {
             Ok(Ok(piece)) => piece,
             Ok(Err(error)) => return Err(failed(ImageErrorKind::Unanswered, "upstream's answer was cut off", error)),
@@ -238,6 +274,41 @@ impl Incoming {
         }
         Ok(whole.freeze())
     }
+}
+
+/// Finds addresses of the world only, whatever a name is said to lead to.
+#[derive(Debug)]
+struct Abroad {
+    /// Names that are looked up to go through them.
+    proxies: Vec<String>,
+}
+
+impl Resolve for Abroad {
+    fn resolve(&self, name: Name) -> Resolving {
+        let is_proxy = self.proxies.iter().any(|proxy| proxy == name.as_str());
+        Box::pin(async move {
+            let look = move || (name.as_str(), 0).to_socket_addrs();
+            let found = tokio::task::spawn_blocking(look).await??;
+            let found: Vec<SocketAddr> = found.filter(|found| is_proxy || is_global(found.ip())).collect();
+            if found.is_empty() {
+                return Err("the name has no address of the world".into());
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The hosts of the proxies that the environment names: they may be in the network that this runs in.
+fn proxies() -> Vec<String> {
+    let named = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let urls = named.iter().filter_map(|name| Url::parse(&std::env::var(name).ok()?).ok());
+    urls.filter_map(|url| url.host_str().map(str::to_owned)).collect()
+}
+
+/// For a bound that is beyond all time, such as `Duration::MAX`, a time that nobody lives to see.
+fn from_now(after: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(after).unwrap_or_else(|| now + FAR)
 }
 
 fn failed(kind: ImageErrorKind, message: &str, error: reqwest::Error) -> ImageError {
@@ -283,59 +354,44 @@ async fn part(image: ImageInput) -> Result<Part, ImageError> {
         .map_err(|_| ImageError::invalid(format!("media type {:?}: it is none", image.media_type)))
 }
 
-async fn open(image: &ImageInput) -> Result<OpenFile, ImageError> {
-    let Source::File { path, .. } = &image.source else {
-        return Err(ImageError::invalid("an image in memory is no file"));
-    };
-    let unreadable =
-        |error| ImageError::invalid(format!("image {:?}: it cannot be read", image.name)).with_source(error);
-    let file = File::open(path).await.map_err(unreadable)?;
-    let length = file.metadata().await.map_err(unreadable)?.len();
-    Ok(OpenFile { file, length })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-struct OpenFile {
-    file: File,
-    length: u64,
-}
-
-/// Puts images in the place of their markers. The text is held once.
-async fn inline(text: String, inlined: Vec<Inlined>) -> Result<Vec<u8>, ImageError> {
-    let mut whole = Vec::new();
-    let mut rest = text.as_str();
-    for Inlined { marker, image } in inlined {
-        let Some((before, after)) = rest.split_once(&marker) else {
-            return Err(ImageError::invalid("an image has no place in the request"));
-        };
-        whole.extend_from_slice(before.as_bytes());
-        match &image.source {
-            Source::Memory(bytes) => append(&mut whole, bytes),
-            Source::File { .. } => {
-                let OpenFile { mut file, .. } = open(&image).await?;
-                let mut piece = Vec::with_capacity(PIECE_BYTES);
-                loop {
-                    piece.clear();
-                    let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await;
-                    let cut = |error| {
-                        ImageError::invalid(format!("image {:?}: it cannot be read", image.name)).with_source(error)
-                    };
-                    if read.map_err(cut)? == 0 {
-                        break;
-                    }
-                    append(&mut whole, &piece);
-                }
-            }
-        }
-        rest = after;
+    fn transport() -> Transport {
+        let second = Duration::from_secs(1);
+        Transport::new(Bounds { connect: second, idle: second, total: second, answer_bytes_max: 1 }).unwrap()
     }
-    whole.extend_from_slice(rest.as_bytes());
-    Ok(whole)
-}
 
-/// Appends base64. All but the last piece are whole groups of three.
-fn append(whole: &mut Vec<u8>, bytes: &[u8]) {
-    let start = whole.len();
-    whole.resize(start + bytes.len().div_ceil(3) * 4, b'=');
-    let written = STANDARD.encode_slice(bytes, &mut whole[start..]);
-    debug_assert_eq!(written.ok(), Some(whole.len() - start), "the place is as long as the base64");
+    #[tokio::test]
+    async fn an_address_that_others_named_does_not_lead_into_the_own_network() {
+        for url in ["http://127.0.0.1:1/", "http://localhost:1/", "http://169.254.169.254/latest/meta-data"] {
+            let error = transport().fetch_abroad(url).await.unwrap_err();
+            assert_eq!(error.kind(), ImageErrorKind::Invalid, "{url}");
+        }
+        let abroad = |proxies| Abroad { proxies };
+        let resolve = async |abroad: Abroad| abroad.resolve("localhost".parse().unwrap()).await.is_ok();
+        assert!(!resolve(abroad(Vec::new())).await, "a name that leads to this machine");
+        assert!(resolve(abroad(vec!["localhost".to_owned()])).await, "one of a proxy");
+    }
+
+    #[test]
+    fn what_is_for_this_machine_goes_through_no_proxy() {
+        let transport = transport();
+        for (url, is_direct) in [
+            ("http://localhost:8080/v1", true),
+            ("http://127.0.0.3/v1", true),
+            ("http://[::1]/v1", true),
+            ("https://api.openai.com/v1", false),
+            ("http://10.0.0.1/v1", false),
+        ] {
+            let client = transport.client(&address(url).unwrap());
+            assert_eq!(std::ptr::eq(client, &raw const transport.direct), is_direct, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_bound_beyond_all_time_is_far_away() {
+        assert!(from_now(Duration::MAX) >= Instant::now() + FAR / 2);
+    }
 }

@@ -1,6 +1,6 @@
 //! What a call turned out to use, as upstream says.
 //!
-//! Invariant: figures that cannot be, such as negative ones, are those of an upstream that does not say.
+//! Invariant: figures that cannot be, such as negative ones, are those of an upstream that does not say. No part is above its whole.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,14 +49,19 @@ impl Usage {
             let of = |paths: &[String]| tokens(&paths.iter().map(String::as_str).collect::<Vec<_>>());
             Parts { input: of(&paths[..2]), output: of(&paths[2..]) }
         };
-        let (text, image) = (parts("text_tokens"), parts("image_tokens"));
         let (input_tokens, output_tokens) = (tokens(input), tokens(output));
+        let within = |parts: Parts| Parts {
+            input: if parts.input > input_tokens { 0 } else { parts.input },
+            output: if parts.output > output_tokens { 0 } else { parts.output },
+        };
+        let (text, image) = (within(parts("text_tokens")), within(parts("image_tokens")));
+        let cached = parts("cached_tokens").input.max(tokens(&["/cached_tokens", "/input_cached_tokens"]));
         let summed = input_tokens + output_tokens;
         Some(Self {
             input_tokens,
             input_text_tokens: text.input,
             input_image_tokens: image.input,
-            cached_tokens: parts("cached_tokens").input.max(tokens(&["/cached_tokens", "/input_cached_tokens"])),
+            cached_tokens: if cached > input_tokens { 0 } else { cached },
             output_tokens,
             output_text_tokens: text.output,
             output_image_tokens: image.output,
@@ -64,17 +69,28 @@ impl Usage {
         })
     }
 
+    /// Whether it says what was read and what was drawn, so that it can be priced.
+    pub(super) fn tells_apart(&self) -> bool {
+        self.input_tokens > 0 || self.output_tokens > 0
+    }
+
+    /// Tokens of which only the total tells.
+    pub(super) fn unnamed_tokens(&self) -> u64 {
+        self.total_tokens.saturating_sub(self.input_tokens.saturating_add(self.output_tokens))
+    }
+
     /// Of two calls, or two parts of one, together.
     pub(super) fn plus(self, other: Self) -> Self {
+        let both = |tokens: fn(&Self) -> u64| tokens(&self).saturating_add(tokens(&other));
         Self {
-            input_tokens: self.input_tokens + other.input_tokens,
-            input_text_tokens: self.input_text_tokens + other.input_text_tokens,
-            input_image_tokens: self.input_image_tokens + other.input_image_tokens,
-            cached_tokens: self.cached_tokens + other.cached_tokens,
-            output_tokens: self.output_tokens + other.output_tokens,
-            output_text_tokens: self.output_text_tokens + other.output_text_tokens,
-            output_image_tokens: self.output_image_tokens + other.output_image_tokens,
-            total_tokens: self.total_tokens + other.total_tokens,
+            input_tokens: both(|usage| usage.input_tokens),
+            input_text_tokens: both(|usage| usage.input_text_tokens),
+            input_image_tokens: both(|usage| usage.input_image_tokens),
+            cached_tokens: both(|usage| usage.cached_tokens),
+            output_tokens: both(|usage| usage.output_tokens),
+            output_text_tokens: both(|usage| usage.output_text_tokens),
+            output_image_tokens: both(|usage| usage.output_image_tokens),
+            total_tokens: both(|usage| usage.total_tokens),
         }
     }
 }
@@ -131,5 +147,24 @@ mod tests {
         for usage in wrong {
             assert_eq!(Usage::read(&usage), None, "{usage}");
         }
+    }
+
+    #[test]
+    fn a_part_above_its_whole_is_as_good_as_unnamed() {
+        let usage = json!({
+            "input_tokens": 50, "input_tokens_details": {"image_tokens": 40, "text_tokens": u64::MAX, "cached_tokens": 51},
+            "output_tokens": 10, "output_tokens_details": {"image_tokens": 11, "text_tokens": 10}
+        });
+        let read = Usage {
+            input_tokens: 50,
+            input_image_tokens: 40,
+            output_tokens: 10,
+            output_text_tokens: 10,
+            total_tokens: 60,
+            ..Usage::default()
+        };
+        assert_eq!(Usage::read(&usage), Some(read));
+        let most = Usage { total_tokens: u64::MAX, ..read };
+        assert_eq!(most.plus(most).total_tokens, u64::MAX);
     }
 }

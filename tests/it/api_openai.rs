@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use allotment::{
-    Limit, Limiter, Policy, Subject,
+    Cost, Limit, Limiter, Policy, Subject,
     openai::{
         AccessReport, AccessRules, Account, ApiKey, Background, Basis, BreakerState, Cache, Correction, Date, Estimate,
-        Estimator, FailedRoute, Image, ImageClient, ImageClientBuilder, ImageError, ImageErrorKind, ImageEvent,
-        ImageInput, ImageRequest, ImageStream, Images, InputFidelity, Missing, Model, Models, Moderation, OutputFormat,
-        Part, Priors, Profile, Progress, Quality, Refusal, RefusalFigures, RefusalKind, RetryPolicy, Route, RouteModel,
-        RoutePrice, RouteStatus, RoutesFile, Served, Size, Source, Strategy, Style, Usage, Weights,
+        Estimator, FailedRoute, Image, ImageCall, ImageClient, ImageClientBuilder, ImageError, ImageErrorKind,
+        ImageEvent, ImageInput, ImageRequest, ImageStream, Images, InputFidelity, Missing, Model, Models, Moderation,
+        OutputFormat, Part, Priors, Profile, Progress, Quality, Refusal, RefusalFigures, RefusalKind, RetryPolicy,
+        Route, RouteModel, RoutePrice, RouteStatus, RoutesFile, Served, Size, Source, Strategy, Style, Usage, Weights,
     },
 };
 

@@ -1,8 +1,10 @@
 //! The image client against a simulated upstream, over real sockets: what is drawn, and what is asked again.
 
 mod charges;
+mod counts;
 mod echoes;
 mod feedback;
+mod pauses;
 mod repeats;
 mod secrets;
 mod settings;

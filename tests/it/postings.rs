@@ -239,10 +239,10 @@ impl<S: tracing::Subscriber> Layer<S> for Log {
 
 /// Counters by name and labels.
 #[derive(Clone, Default)]
-struct Counters(Arc<Mutex<BTreeMap<String, Arc<metrics::atomics::AtomicU64>>>>);
+pub(crate) struct Counters(Arc<Mutex<BTreeMap<String, Arc<metrics::atomics::AtomicU64>>>>);
 
 impl Counters {
-    fn of(&self, name: &str) -> u64 {
+    pub(crate) fn of(&self, name: &str) -> u64 {
         let counters = self.0.lock().unwrap();
         counters.get(name).map_or(0, |counter| counter.load(std::sync::atomic::Ordering::SeqCst))
     }

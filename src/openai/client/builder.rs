@@ -2,12 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Access, Core, ImageClient};
+use super::{Access, Core, ImageClient, equal::Equal};
 use crate::{
     limiter::Limiter,
     openai::{
         access::{AccessRules, Account},
-        cache::{Cache, key::CacheKey},
+        cache::Cache,
         error::ImageError,
         estimate::Estimator,
         feedback::{MINUTE, Pace},
@@ -39,7 +39,7 @@ pub struct ImageClientBuilder {
     profile: Option<Profile>,
     access: Option<Access>,
     cache: Option<Cache>,
-    flights: Option<Flights<CacheKey, Images, ImageError>>,
+    flights: Option<Flights<Equal, Images, ImageError>>,
     max_wait: Duration,
     upstream_minute: Duration,
     bounds: Bounds,
@@ -147,8 +147,8 @@ impl ImageClientBuilder {
         self
     }
 
-    /// Lets equal requests at the same time make one call, which is charged to one of them. Streams make their own. Default: each makes its
-    /// own.
+    /// Lets equal requests at the same time make one call, which is charged to one of them. Those of another priority class or `max_wait` make
+    /// their own, and so do streams. Default: each makes its own.
     pub fn single_flight(mut self) -> Self {
         self.flights = Some(Flights::default());
         self

@@ -1,15 +1,29 @@
 //! Requests that are equal to one that was served before, or is being served.
 //!
-//! Invariant: what comes from the cache, or from another's call, takes no quota. Off unless the client is told otherwise.
+//! Invariant: what comes from the cache, or from another's call, takes no quota, and no call is made for what the cache has by then. Off unless
+//! the client is told otherwise.
+
+use std::{sync::Arc, time::Duration};
 
 use super::{Core, ImageClient, call::Asked};
-use crate::openai::{
-    cache::{Cached, key::CacheKey},
-    error::ImageError,
-    flight::{self, Flown},
-    response::{Images, Served},
-    stream::{Events, ImageEvent},
+use crate::{
+    openai::{
+        cache::{Cached, key::CacheKey},
+        error::ImageError,
+        flight::{self, Flown},
+        response::{Images, Served},
+        stream::{Events, ImageEvent},
+    },
+    telemetry,
 };
+
+/// What calls have in common that wait for the answer to one of them: with other terms they would wait for quota otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Equal {
+    request: CacheKey,
+    class: Option<Arc<str>>,
+    max_wait: Duration,
+}
 
 impl ImageClient {
     /// Serves a request from the cache, together with an equal one, or by itself.
@@ -19,12 +33,15 @@ impl ImageClient {
             return self.serve_alone(asked).await;
         }
         let Some(key) = self.key(asked).await? else { return self.serve_alone(asked).await };
-        if let Some(cache) = cache
-            && let Some(cached) = cache.get(&key).await
-        {
-            return Ok(told(cached, asked.events).await);
-        }
         let call = || async {
+            // when it is its turn: the one before may have kept what it asks for
+            if let Some(cache) = cache
+                && let Some(cached) = cache.get(&key).await
+            {
+                let images = told(cached, asked.events).await;
+                telemetry::image_called(&images.served.route, "cached", 0);
+                return Ok(images);
+            }
             let drawn = self.serve_alone(asked).await?;
             if let Some(cache) = cache
                 // a lower quality is not what was asked for
@@ -37,13 +54,17 @@ impl ImageClient {
         };
         // who waits for another's call sees none of its events
         let Some(flights) = flights.as_ref().filter(|_| asked.events.is_none()) else { return call().await };
-        Ok(match flights.fly(key.clone(), call, flight::shared).await? {
-            Flown::Own(drawn) => drawn,
-            Flown::Shared(mut drawn) => {
+        let (class, max_wait) = (asked.terms.class.clone(), asked.terms.max_wait.unwrap_or(self.core.max_wait));
+        let equal = Equal { request: key.clone(), class, max_wait };
+        match flights.fly(equal, call, flight::shared).await {
+            Flown::Own(answer) => answer,
+            Flown::Shared(Ok(mut drawn)) => {
+                telemetry::image_called(&drawn.served.route, "shared", 0);
                 drawn.served.shared = true;
-                drawn
+                Ok(drawn)
             }
-        })
+            Flown::Shared(Err(error)) => Err(self.core.turned_away(error)),
+        }
     }
 
     async fn key(&self, Asked { subject, request, .. }: Asked<'_>) -> Result<Option<CacheKey>, ImageError> {

@@ -17,7 +17,7 @@ use crate::{
     limiter::{Limiter, Outcome},
     openai::{
         attempt::{Attempt, Made},
-        error::ImageError,
+        error::{ImageError, ImageErrorKind},
         estimate::{Estimate, SPEND},
         feedback::Sharing,
         refusal::RefusalKind,
@@ -25,7 +25,7 @@ use crate::{
         response::{FailedRoute, Images, Served},
         route::{
             capability::{Delivery, Need},
-            choice::Moment,
+            choice::{Moment, NoRoute},
             state::RouteState,
             walk::walk,
             walker::{Admission, Journal, Stuck, Walked, Walker},
@@ -74,7 +74,7 @@ impl<'a> Serving<'a> {
     /// How long it would wait for quota, on the route where that is shortest. A round trip per route, until one has room.
     pub(super) async fn wait(&mut self) -> Result<Duration, ImageError> {
         let mut shortest = Duration::MAX;
-        for route in self.order().await? {
+        for route in self.order().await.map_err(ImageError::from)? {
             let (subject, cost) = (route.subject(&self.subject), self.cost(&route));
             match self.limiter.peek(&subject, cost).await? {
                 Decision::Allowed(_) => return Ok(Duration::ZERO),
@@ -99,9 +99,20 @@ impl<'a> Serving<'a> {
     }
 
     async fn serve_somewhere(&mut self) -> Result<OnRoute, ImageError> {
-        let mut walks = 0;
+        let (mut walks, mut before) = (0, None);
         loop {
-            let order = self.order().await?;
+            let order = match self.order().await {
+                Ok(order) => order,
+                // failures of this call, among others, may have made the pause: it is a part of the wait like any other
+                Err(NoRoute { retry_after: Some(pause), .. })
+                    if pause <= self.patience() && !self.patience().is_zero() =>
+                {
+                    self.pause(pause).await;
+                    continue;
+                }
+                // what a route said says more than that it pauses for it
+                Err(no_route) => return Err(before.unwrap_or_else(|| no_route.into())),
+            };
             let walked = walk(&*self, &order, &self.need, self.patience()).await;
             let error = match walked {
                 Ok(Walked { served: Ok(made), route, passage, journal }) => {
@@ -116,7 +127,12 @@ impl<'a> Serving<'a> {
                     return Err(error);
                 }
                 Err(Stuck { error, journal }) => {
+                    let was_asked = journal.attempts > 0 || error.kind() != ImageErrorKind::Unreachable;
                     self.note(journal);
+                    if !was_asked {
+                        // other calls find out about the routes: they are looked at again, and none was asked in vain
+                        continue;
+                    }
                     error
                 }
             };
@@ -125,28 +141,31 @@ impl<'a> Serving<'a> {
                 continue;
             }
             walks += 1;
-            let pause = self.core.retries.pause(&error, walks, fastrand::f64());
-            let pause = pause.map(|pause| self.core.pace.lasts(pause));
-            let Some(pause) = pause.filter(|pause| *pause <= self.patience()) else { return Err(error) };
+            let pause = self.core.retries.pause(&error, walks, self.patience(), fastrand::f64());
+            let Some(pause) = pause.map(|pause| self.core.pace.lasts(pause)) else { return Err(error) };
             telemetry::image_repeated(error.kind().name(), pause);
-            sleep(pause).await;
-            self.journal.waited += pause;
+            before = Some(error);
+            self.pause(pause).await;
         }
     }
 
+    async fn pause(&mut self, pause: Duration) {
+        sleep(pause).await;
+        self.journal.waited += pause;
+    }
+
     /// The routes to ask. Where none streams, those that answer whole.
-    async fn order(&mut self) -> Result<Vec<Arc<RouteState>>, ImageError> {
-        loop {
-            let Core { routes, limiter, .. } = self.core;
-            let order = routes.order_now(&self.need, &self.estimate, limiter, &self.subject).await;
+    async fn order(&mut self) -> Result<Vec<Arc<RouteState>>, NoRoute> {
+        let Core { routes, limiter, .. } = self.core;
+        let whole = Need { delivery: Delivery::Whole, ..self.need };
+        for need in [self.need, whole] {
+            let order = routes.order_now(&need, &self.estimate, limiter, &self.subject).await;
             if !order.is_empty() {
+                self.need = need;
                 return Ok(order);
             }
-            if self.need.delivery == Delivery::Whole {
-                return Err(routes.no_route(&self.need, &self.estimate, Instant::now()).into());
-            }
-            self.need.delivery = Delivery::Whole;
         }
+        Err(routes.no_route(&whole, &self.estimate, Instant::now()))
     }
 
     /// Whether the call was refused for being a stream, by routes that have been noted as not streaming.
@@ -189,9 +208,9 @@ impl<'a> Serving<'a> {
             waited: self.journal.waited,
             latency: made.latency,
             admitted_at_ms: made.admitted_at_ms,
-            estimated_tokens: self.estimate.tokens,
+            estimated_tokens: made.admitted.of(&Resource::Tokens),
             charged_tokens: made.charged.of(&Resource::Tokens),
-            spend_micros: made.has_price.then(|| made.charged.of(&spent)),
+            spend_micros: made.charged.named(&spent),
             cached: false,
             shared: false,
             lowered_from: None,
@@ -222,6 +241,12 @@ impl Walker for Serving<'_> {
     async fn wait(&self, route: &Arc<RouteState>, wait_max: Duration) -> Result<Permit, ImageError> {
         let (subject, cost) = (route.subject(&self.subject), self.cost(route));
         Ok(self.limiter.acquire(&subject, cost).max_wait(wait_max).await?)
+    }
+
+    async fn give_back(&self, permit: Permit) {
+        if let Err(error) = permit.release().await {
+            tracing::debug!(kind = ?error.kind(), "a call that was not made keeps its charge");
+        }
     }
 
     async fn attempt(&self, route: &Arc<RouteState>, permit: Permit) -> Result<Self::Served, ImageError> {

@@ -2,16 +2,14 @@
 //!
 //! Invariant: a base64 text without escapes is not copied. A field of a type that it should not have is as good as missing.
 
-use std::{borrow::Cow, fmt};
-
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::chat;
+use super::{
+    chat,
+    lenient::{Object, Objects, Text},
+};
 use crate::openai::{
     error::{ImageError, ImageErrorKind},
     response::{Content, Image},
@@ -21,6 +19,7 @@ use crate::openai::{
 /// What an answer says.
 #[derive(Debug, Default)]
 pub(in crate::openai) struct Reading {
+    /// None where a model answered in words.
     pub(in crate::openai) images: Vec<Image>,
     pub(in crate::openai) usage: Option<Usage>,
 }
@@ -29,14 +28,16 @@ pub(in crate::openai) struct Reading {
 ///
 /// # Errors
 ///
-/// `Unreadable` where there is no image in it.
+/// `Unreadable` where there is neither an image nor what a model said instead.
 pub(in crate::openai) fn read(body: &Bytes) -> Result<Reading, ImageError> {
     let unreadable = |message: &str| ImageError::new(ImageErrorKind::Unreadable, message);
     // the source would quote the answer
-    let answer: Answer<'_> =
-        serde_json::from_slice(body).map_err(|_| unreadable("upstream's answer is no JSON of a known shape"))?;
+    let Object(answer) =
+        serde_json::from_slice::<Object<Answer<'_>>>(body).map_err(|_| unreadable("upstream's answer is no JSON"))?;
+    let answer = answer.unwrap_or_default();
+    let speaks = answer.speaks();
     let reading = answer.reading(body);
-    if reading.images.is_empty() {
+    if reading.images.is_empty() && !speaks {
         return Err(unreadable("upstream's answer has no image in it"));
     }
     Ok(reading)
@@ -47,9 +48,9 @@ pub(in crate::openai) fn read(body: &Bytes) -> Result<Reading, ImageError> {
 #[serde(default)]
 pub(super) struct Answer<'a> {
     #[serde(borrow)]
-    data: Option<Vec<Item<'a>>>,
+    data: Objects<Item<'a>>,
     #[serde(borrow)]
-    output: Option<Vec<Item<'a>>>,
+    output: Objects<Item<'a>>,
     choices: Option<Value>,
     usage: Value,
     tool_usage: Value,
@@ -74,8 +75,14 @@ pub(super) struct Item<'a> {
 }
 
 impl Answer<'_> {
+    /// Whether it is that of a model, which may answer in words: of Responses or a chat.
+    pub(super) fn speaks(&self) -> bool {
+        let is_filled = |choices: &Value| choices.as_array().is_some_and(|choices| !choices.is_empty());
+        self.output.0.as_ref().is_some_and(|items| !items.is_empty()) || self.choices.as_ref().is_some_and(is_filled)
+    }
+
     pub(super) fn reading(self, body: &Bytes) -> Reading {
-        let items = self.data.into_iter().chain(self.output).flatten();
+        let items = [self.data, self.output].into_iter().filter_map(|Objects(items)| items).flatten();
         let mut images: Vec<Image> = items.filter_map(|item| item.image(body, &self.output_format)).collect();
         if let Some(choices) = self.choices {
             images.extend(in_choices(choices));
@@ -169,82 +176,6 @@ pub(super) fn in_text(text: String) -> Vec<Image> {
     chat::addresses(message).into_iter().filter_map(|url| image_of(text.slice_ref(url.as_bytes()))).collect()
 }
 
-/// A text, a part of the answer where it has no escapes. Empty where there is none.
-#[derive(Default)]
-pub(super) struct Text<'a>(Cow<'a, str>);
-
-impl Text<'_> {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Its bytes, which share those of the body where they can.
-    pub(super) fn held(self, body: &Bytes) -> Bytes {
-        match self.0 {
-            Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
-            Cow::Owned(text) => Bytes::from(text),
-        }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyText).map(Text)
-    }
-}
-
-struct AnyText;
-
-impl<'de> Visitor<'de> for AnyText {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("anything")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Cow::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Cow::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Cow::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Cow::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Cow::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Cow::default())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Cow::default())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -270,6 +201,9 @@ mod tests {
         for (answer, found) in [
             (json!({"created": 1, "data": [{"b64_json": "QUJD"}, {"b64_json": "REVG"}]}), vec!["QUJD", "REVG"]),
             (json!({"data": [{"b64_json": null, "url": url}]}), vec!["https://a/cat.png"]),
+            (json!({"data": ["created", 7, ["x"], null, {"b64_json": "QUJD"}], "output": "none"}), vec!["QUJD"]),
+            (json!({"data": {"id": 1}, "output": [{"result": "QUJD"}]}), vec!["QUJD"]),
+            (json!({"data": "https://a/page", "choices": [{"message": {"content": url}}]}), vec!["https://a/cat.png"]),
             (json!({"data": [{"b64_json": data_url}]}), vec!["QUJD"]),
             (
                 json!({"output": [
@@ -328,11 +262,25 @@ mod tests {
             "[]",
             "{}",
             "{\"data\":[]}",
-            "{\"choices\":[{\"message\":{\"content\":\"planted\"}}]}",
+            "{\"data\":[{\"id\":\"planted\"}]}",
+            "{\"choices\":[]}",
         ] {
             let error = read(&Bytes::from(body)).unwrap_err();
             assert_eq!(error.kind(), ImageErrorKind::Unreadable, "{body}");
             assert!(!format!("{error} {error:?}").contains("planted"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_in_words_has_its_usage() {
+        let usage = json!({"input_tokens": 1, "output_tokens": 2, "total_tokens": 3});
+        let words = json!({"type": "message", "content": [{"type": "output_text", "text": "I cannot draw that."}]});
+        for answer in [
+            json!({"choices": [{"message": {"content": "I cannot draw that."}}], "usage": usage}),
+            json!({"output": [words], "usage": usage}),
+        ] {
+            let Reading { images, usage } = reading(&answer);
+            assert_eq!((images.len(), usage.map(|usage| usage.total_tokens)), (0, Some(3)), "{answer}");
         }
     }
 }

@@ -5,7 +5,10 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::{Answer, Item, Reading, Text, image_of, in_message, in_text, media_type};
+use super::{
+    answer::{Answer, Item, Reading, image_of, in_message, in_text, media_type},
+    lenient::{Object, Text},
+};
 use crate::openai::{
     error::{ImageError, ImageErrorKind},
     response::Image,
@@ -30,6 +33,8 @@ pub(in crate::openai) struct Assembly {
     reading: Reading,
     /// The words of a chat.
     text: String,
+    /// A model has answered, be it in words.
+    has_spoken: bool,
     is_over: bool,
 }
 
@@ -50,15 +55,15 @@ struct Frame<'a> {
     partial_image_index: Value,
     usage: Value,
     #[serde(borrow)]
-    item: Option<Item<'a>>,
+    item: Object<Item<'a>>,
     #[serde(borrow)]
-    response: Option<Answer<'a>>,
+    response: Object<Answer<'a>>,
     choices: Value,
 }
 
 impl Assembly {
     pub(in crate::openai) fn new(wanted: u32) -> Self {
-        Self { wanted, reading: Reading::default(), text: String::new(), is_over: false }
+        Self { wanted, reading: Reading::default(), text: String::new(), has_spoken: false, is_over: false }
     }
 
     /// Whether all has come, so that no more need be read.
@@ -72,7 +77,9 @@ impl Assembly {
             self.is_over = true;
             return Vec::new();
         }
-        let Ok(frame) = serde_json::from_slice::<Frame<'_>>(&event.data) else { return Vec::new() };
+        let Ok(Object(Some(frame))) = serde_json::from_slice::<Object<Frame<'_>>>(&event.data) else {
+            return Vec::new();
+        };
         let kind = if frame.kind.is_empty() { event.name.as_str() } else { frame.kind.as_str() };
         match kind {
             "image_generation.partial_image"
@@ -92,11 +99,13 @@ impl Assembly {
                 steps
             }
             "response.output_item.done" => {
-                let image = frame.item.and_then(|item| item.image(&event.data, &Text::default()));
+                let image = frame.item.0.and_then(|item| item.image(&event.data, &Text::default()));
                 self.complete(image)
             }
             "response.completed" | "response.incomplete" => {
-                let whole = frame.response.unwrap_or_default().reading(&event.data);
+                let response = frame.response.0.unwrap_or_default();
+                self.has_spoken |= response.speaks();
+                let whole = response.reading(&event.data);
                 self.used(whole.usage);
                 self.is_over = true;
                 // those that came as items are in it once more
@@ -119,7 +128,7 @@ impl Assembly {
         if self.reading.images.is_empty() {
             self.reading.images = in_text(std::mem::take(&mut self.text));
         }
-        if !self.reading.images.is_empty() {
+        if !self.reading.images.is_empty() || (self.is_over && self.has_spoken) {
             return Ok(self.reading);
         }
         Err(if self.is_over {
@@ -162,7 +171,10 @@ impl Assembly {
             let mut piece = choice.get_mut(name).map(Value::take).unwrap_or_default();
             match piece.get_mut("content").map(Value::take) {
                 // an address may be cut in two
-                Some(Value::String(text)) => self.text.push_str(&text),
+                Some(Value::String(text)) => {
+                    self.has_spoken |= !text.is_empty();
+                    self.text.push_str(&text);
+                }
                 Some(parts @ Value::Array(_)) => piece["content"] = parts,
                 _ => {}
             }
@@ -173,7 +185,10 @@ impl Assembly {
 
     /// A whole answer as one event.
     fn whole(&mut self, event: &Event) -> Vec<Step> {
-        let Ok(answer) = serde_json::from_slice::<Answer<'_>>(&event.data) else { return Vec::new() };
+        let Ok(Object(Some(answer))) = serde_json::from_slice::<Object<Answer<'_>>>(&event.data) else {
+            return Vec::new();
+        };
+        self.has_spoken |= answer.speaks();
         let whole = answer.reading(&event.data);
         self.used(whole.usage);
         self.complete(whole.images)
@@ -243,6 +258,20 @@ mod tests {
     }
 
     #[test]
+    fn a_field_of_another_type_loses_no_image() {
+        let of_the_api = event(&json!({
+            "type": "image_generation.completed", "b64_json": "QUJD", "item": "item_1", "response": ["resp_1"]
+        }));
+        let of_responses = [
+            event(&json!({"type": "response.output_item.done", "item": {"result": "QUJD"}, "response": "resp_1"})),
+            event(&json!({"type": "response.completed", "response": "resp_1", "item": 7})),
+        ];
+        for events in [&[of_the_api][..], &of_responses] {
+            assert_eq!(played(1, events).0.finish().unwrap().images.len(), 1, "{events:?}");
+        }
+    }
+
+    #[test]
     fn an_address_in_pieces_of_a_chat_is_put_together() {
         let piece = |text: &str| event(&json!({"choices": [{"delta": {"content": text}}]}));
         let (assembly, _) = played(1, &[piece("![a](https://a/c"), piece("at.png) Done."), done()]);
@@ -264,6 +293,14 @@ mod tests {
         let partial = event(&json!({"type": "image_edit.partial_image", "b64_json": "QQ"}));
         assert_eq!(kind(std::slice::from_ref(&partial)), ImageErrorKind::Unanswered);
         assert_eq!(kind(&[partial, done()]), ImageErrorKind::Unreadable);
+        let piece = event(&json!({"choices": [{"delta": {"content": "I cannot draw that."}}]}));
+        assert_eq!(kind(std::slice::from_ref(&piece)), ImageErrorKind::Unanswered);
+        let words = json!({"type": "message", "content": [{"type": "output_text", "text": "I cannot draw that."}]});
+        let usage = json!({"input_tokens": 1, "output_tokens": 2, "total_tokens": 3});
+        let whole = event(&json!({"type": "response.completed", "response": {"output": [words], "usage": usage}}));
+        assert!(played(1, &[piece, done()]).0.finish().unwrap().images.is_empty(), "words, and all of them");
+        let reading = played(1, &[whole]).0.finish().unwrap();
+        assert_eq!((reading.images.len(), reading.usage.map(|usage| usage.total_tokens)), (0, Some(3)));
         assert_eq!(kind(&[Event { name: String::new(), data: Bytes::from_static(b"{") }]), ImageErrorKind::Unanswered);
     }
 }

@@ -105,7 +105,8 @@ impl Estimator {
         })
     }
 
-    /// The cost that a call turned out to have, with so many images drawn. Without usage it is that of the estimate.
+    /// The cost that a call turned out to have, with so many images drawn. What the usage does not tell is as estimated: money too where it
+    /// has nothing but a total.
     pub(in crate::openai) fn actual(&self, model: &str, estimate: &Estimate, usage: &Usage, images: usize) -> Cost {
         let images = self.weights.drawn.saturating_mul(images as u64).saturating_add(estimate.images_in);
         let tokens = usage.total_tokens.max(usage.input_tokens.saturating_add(usage.output_tokens));
@@ -114,7 +115,8 @@ impl Estimator {
         }
         let model = self.models.get(model);
         let prices = model.facts().prices.as_ref().filter(|_| estimate.spend_micros.is_some());
-        cost(tokens, images, prices.map(|prices| prices.spend_micros_of(usage)))
+        let priced = prices.filter(|_| usage.tells_apart()).map(|prices| prices.spend_micros_of(usage));
+        cost(tokens, images, priced.or(estimate.spend_micros))
     }
 
     /// Takes note of what a call turned out to use.
@@ -340,6 +342,9 @@ mod tests {
         assert_eq!(silent, estimate.cost(), "upstream does not say");
         let partly = Usage { output_tokens: 5000, ..Usage::default() };
         assert_eq!(estimator.actual("gpt-image-2", &estimate, &partly, 1).of(&Resource::Tokens), 5000);
+        let total = Usage { total_tokens: 5000, ..Usage::default() };
+        let spent = estimator.actual("gpt-image-2", &estimate, &total, 2).named(&Resource::Custom(SPEND.into()));
+        assert_eq!(spent, estimate.spend_micros, "a total cannot be priced");
         let absurd =
             Usage { total_tokens: u64::MAX, input_tokens: u64::MAX, output_tokens: u64::MAX, ..Usage::default() };
         estimator.actual("gpt-image-2", &estimate, &absurd, 1).validate().unwrap();

@@ -2,9 +2,9 @@
 //!
 //! Invariant: no message shows more of an address than its scheme and host.
 
-use std::net::IpAddr;
+use url::Url;
 
-use url::{Host, Url};
+use crate::openai::address::is_loopback;
 
 /// Whether a base URL may begin with `http:` though it leads to another host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +33,6 @@ pub(super) fn normal(text: &str, http: Http) -> Result<String, String> {
         _ => return Err(format!("{shown}: allowed are https and http")),
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-fn is_loopback(host: &Host<&str>) -> bool {
-    match host {
-        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
-        Host::Ipv4(address) => IpAddr::from(*address).is_loopback(),
-        Host::Ipv6(address) => IpAddr::from(*address).is_loopback(),
-    }
 }
 
 #[cfg(test)]

@@ -14,11 +14,12 @@ use crate::{
     openai::{
         error::{ImageError, ImageErrorKind},
         estimate::Estimate,
+        refusal::Refusal,
         route::{
             Route,
             capability::Need,
             rank::{Ranked, badness_by_score, weighted},
-            state::{RouteState, RouteStatus},
+            state::{Ends, RouteState, RouteStatus, Stop},
         },
     },
     subject::Subject,
@@ -65,6 +66,8 @@ pub(in crate::openai) struct NoRoute {
     why: Vec<String>,
     /// When the first one is asked again, if waiting helps.
     pub(in crate::openai) retry_after: Option<Duration>,
+    /// What people must mend before one can be asked, if nothing else keeps it from that.
+    refusal: Option<Box<Refusal>>,
 }
 
 impl Routes {
@@ -157,23 +160,23 @@ impl Routes {
 
     /// Why the order is empty.
     pub(in crate::openai) fn no_route(&self, need: &Need<'_>, estimate: &Estimate, now: Instant) -> NoRoute {
-        let (mut why, mut retry_after) = (Vec::new(), None);
+        let mut none = NoRoute { why: Vec::new(), retry_after: None, refusal: None };
         for state in &self.states {
             let spend_micros = state.spend_micros(need, estimate);
-            let name = state.name();
-            match state.stop(need, now) {
-                Some(stop) => {
-                    retry_after = [retry_after, stop.until].into_iter().flatten().min();
-                    why.push(format!("{name}: {}", stop.why));
-                }
-                None if self.is_too_dear(spend_micros) => why.push(match spend_micros {
-                    Some(micros) => format!("{name}: the call costs {micros} micros there"),
-                    None => format!("{name}: nobody knows what the call costs there"),
-                }),
-                None => {}
+            let (why, ends) = match (self.is_too_dear(spend_micros), state.stop(need, now)) {
+                (true, _) => (too_dear(spend_micros), Ends::Never),
+                (false, Some(Stop { why, ends })) => (why, ends),
+                // its pause has ended since the order was made
+                (false, None) => ("it is asked again now".to_owned(), Ends::After(Duration::ZERO)),
+            };
+            none.why.push(format!("{}: {why}", state.name()));
+            match ends {
+                Ends::Never => {}
+                Ends::After(wait) => none.retry_after = Some(none.retry_after.map_or(wait, |first| first.min(wait))),
+                Ends::ByPeople(refusal) => none.refusal = none.refusal.or(Some(refusal)),
             }
         }
-        NoRoute { why, retry_after }
+        none
     }
 
     fn is_too_dear(&self, spend_micros: Option<u64>) -> bool {
@@ -201,12 +204,21 @@ impl Routes {
 }
 
 impl From<NoRoute> for ImageError {
-    fn from(no_route: NoRoute) -> Self {
-        let kind = match no_route.retry_after {
-            Some(_) => ImageErrorKind::Unreachable,
-            None => ImageErrorKind::Invalid,
-        };
-        Self::new(kind, format!("no route: {}", no_route.why.join("; ")))
+    fn from(NoRoute { why, retry_after, refusal }: NoRoute) -> Self {
+        let why = format!("no route: {}", why.join("; "));
+        match (retry_after, refusal) {
+            (Some(wait), _) => Self::new(ImageErrorKind::Unreachable, why).retrying_after(wait),
+            (None, Some(refusal)) => (*refusal).into(),
+            // settings, and what routes cannot do
+            (None, None) => Self::invalid(why),
+        }
+    }
+}
+
+fn too_dear(spend_micros: Option<u64>) -> String {
+    match spend_micros {
+        Some(micros) => format!("the call costs {micros} micros there"),
+        None => "nobody knows what the call costs there".to_owned(),
     }
 }
 
@@ -225,10 +237,12 @@ mod tests {
     use crate::{
         decision::LimitStatus,
         openai::{
+            refusal::RefusalKind,
             request::{ImageRequest, Size},
             route::{
                 RouteModel,
                 capability::Delivery,
+                health::LOOK_AFTER,
                 price::{RoutePrice, tried::estimate},
             },
         },
@@ -351,9 +365,37 @@ mod tests {
         let none = routes.no_route(&need(), &estimate(None), Instant::now());
         assert_eq!(none.retry_after, Some(Duration::from_secs(5)));
         let error = ImageError::from(none);
-        assert_eq!(error.kind(), ImageErrorKind::Unreachable);
+        assert_eq!((error.kind(), error.retry_after()), (ImageErrorKind::Unreachable, Some(Duration::from_secs(5))));
         let told = "no route: a: it failed, and is asked again in 5s; b: it does not serve m";
         assert_eq!(error.to_string(), told);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_can_never_work_only_where_no_route_will_ever_serve_it() {
+        let error = |routes: &Routes| ImageError::from(routes.no_route(&need(), &estimate(None), Instant::now()));
+        let routes = Routes::new([route("a")]).unwrap();
+        (0..3).for_each(|_| failed(&routes, 0));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(error(&routes).is_retryable(), "its pause has just ended");
+        let probe = routes.all()[0].enter(Instant::now()).unwrap();
+        let found_out = error(&routes);
+        assert_eq!((found_out.kind(), found_out.retry_after()), (ImageErrorKind::Unreachable, Some(LOOK_AFTER)));
+        let exhausted = Refusal {
+            kind: RefusalKind::Exhausted,
+            status: 429,
+            error_type: None,
+            code: None,
+            message: "pay".to_owned(),
+            figures: None,
+            retry_after: None,
+            should_retry: None,
+        };
+        probe.failed(&exhausted.clone().into(), &need());
+        let closed = error(&routes);
+        assert_eq!((closed.kind(), closed.refusal()), (ImageErrorKind::Refused, Some(&exhausted)));
+        assert!(!closed.is_retryable());
+        let other = Routes::new([route("b").model(RouteModel::new("other"))]).unwrap();
+        assert_eq!(error(&other).kind(), ImageErrorKind::Invalid);
     }
 
     #[test]

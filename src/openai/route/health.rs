@@ -1,6 +1,6 @@
 //! How a route is doing: whether it is asked at all, how often it answers, and how fast.
 //!
-//! Invariant: pure; time is a value. After a pause one call goes first, and no second one before it has ended. What a caller did wrong, and
+//! Invariant: pure; time is a value. After a pause one call goes first, and no second one before it has ended or had its time. What a caller did wrong, and
 //! a limit that is used up, do not count against a route.
 
 use std::time::Duration;
@@ -21,6 +21,10 @@ const PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(120);
 /// The pause after a refusal that only people can mend: money, a quota, a key.
 const PAUSE_LONG: Duration = Duration::from_secs(300);
+/// How long one call may take to find out. Then another may: the first may be of a caller that reads no more of its stream.
+const PROBE_MAX: Duration = Duration::from_secs(60);
+/// How soon to look again while one is finding out.
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// The part that the newest call has in the averages.
 const NEWEST: f64 = 0.2;
 /// What was measured longer ago says nothing any more.
@@ -86,16 +90,16 @@ enum Breaker {
     Closed { failures: u32 },
     /// After so many pauses before this one.
     Open { until: Instant, pauses: u32 },
-    /// One call finds out.
-    Probing { pauses: u32 },
+    /// One call finds out, since then.
+    Probing { since: Instant, pauses: u32 },
 }
 
 /// Leave for one call. The health that gave it is told how it went, or that it did not go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leave {
     Ordinary,
-    /// Of the call that finds out.
-    Probe,
+    /// Of the call that finds out, since then.
+    Probe(Instant),
 }
 
 impl Health {
@@ -108,30 +112,32 @@ impl Health {
         match self.breaker {
             Breaker::Closed { .. } => true,
             Breaker::Open { until, .. } => now >= until,
-            Breaker::Probing { .. } => false,
+            Breaker::Probing { since, .. } => now.saturating_duration_since(since) >= PROBE_MAX,
         }
     }
 
     /// Leave for a call, if one may go there now.
     pub(super) fn enter(&mut self, now: Instant) -> Option<Leave> {
+        if !self.admits(now) {
+            return None;
+        }
         match self.breaker {
             Breaker::Closed { .. } => Some(Leave::Ordinary),
-            Breaker::Open { until, pauses } if now >= until => {
-                self.breaker = Breaker::Probing { pauses };
-                Some(Leave::Probe)
+            Breaker::Open { pauses, .. } | Breaker::Probing { pauses, .. } => {
+                self.breaker = Breaker::Probing { since: now, pauses };
+                Some(Leave::Probe(now))
             }
-            Breaker::Open { .. } | Breaker::Probing { .. } => None,
         }
     }
 
-    /// The call ended.
-    pub(super) fn note(&mut self, leave: Leave, mark: Mark, now: Instant) {
+    /// The call ended. Says whether that decided about the calls to come.
+    pub(super) fn note(&mut self, leave: Leave, mark: Mark, now: Instant) -> bool {
         self.measure(mark, now);
         let (failures, pauses) = match (self.breaker, leave) {
             (Breaker::Closed { failures }, _) => (failures + 1, 0),
-            (Breaker::Probing { pauses }, Leave::Probe) => (FAILURES, pauses),
-            // a call from before the pause says nothing about now
-            _ => return,
+            (Breaker::Probing { since, pauses }, Leave::Probe(at)) if since == at => (FAILURES, pauses),
+            // a call from before the pause, or from before the one that finds out now, says nothing about now
+            _ => return false,
         };
         self.breaker = match mark {
             Mark::Served(_) | Mark::Answered => Breaker::Closed { failures: 0 },
@@ -139,11 +145,14 @@ impl Health {
             Mark::Failed => Breaker::Open { until: now + pause(pauses), pauses: pauses.saturating_add(1) },
             Mark::Closed => Breaker::Open { until: now + PAUSE_LONG, pauses },
         };
+        true
     }
 
     /// The call did not go, or nobody waited for its end.
     pub(super) fn leave(&mut self, leave: Leave, now: Instant) {
-        if let (Breaker::Probing { pauses }, Leave::Probe) = (self.breaker, leave) {
+        if let (Breaker::Probing { since, pauses }, Leave::Probe(at)) = (self.breaker, leave)
+            && since == at
+        {
             self.breaker = Breaker::Open { until: now, pauses };
         }
     }
@@ -178,6 +187,14 @@ impl Health {
         match self.breaker {
             Breaker::Open { until, .. } => Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero()),
             Breaker::Closed { .. } | Breaker::Probing { .. } => None,
+        }
+    }
+
+    /// When to ask whether a call may go there; `None`: now.
+    pub(super) fn retry_after(&self, now: Instant) -> Option<Duration> {
+        match self.breaker {
+            Breaker::Probing { .. } if !self.admits(now) => Some(LOOK_AFTER),
+            _ => self.paused_for(now),
         }
     }
 
@@ -269,13 +286,28 @@ mod tests {
         paused(&mut health, now);
         let later = now + PAUSE * 2;
         let probe = health.enter(later).unwrap();
-        assert_eq!((probe, health.enter(later)), (Leave::Probe, None));
+        assert_eq!((probe, health.enter(later)), (Leave::Probe(later), None));
         health.note(early, SERVED, later);
         assert_eq!(health.enter(later), None, "a call from before the pause decides nothing");
         health.leave(probe, later);
-        assert_eq!(health.enter(later), Some(Leave::Probe), "one that did not go makes room");
-        health.note(Leave::Probe, Mark::Answered, later);
+        assert_eq!(health.enter(later), Some(Leave::Probe(later)), "one that did not go makes room");
+        health.note(Leave::Probe(later), Mark::Answered, later);
         assert_eq!(health.enter(later), Some(Leave::Ordinary));
+    }
+
+    #[test]
+    fn a_call_that_does_not_find_out_in_time_makes_room_for_another() {
+        let (mut health, now) = (Health::new(), Instant::now());
+        paused(&mut health, now);
+        let later = now + PAUSE * 2;
+        let slow = health.enter(later).unwrap();
+        assert!(!health.admits(later + PROBE_MAX - Duration::from_millis(1)));
+        let next = health.enter(later + PROBE_MAX).unwrap();
+        health.note(slow, SERVED, later + PROBE_MAX);
+        health.leave(slow, later + PROBE_MAX);
+        assert!(!health.admits(later + PROBE_MAX), "it had its time");
+        health.note(next, SERVED, later + PROBE_MAX);
+        assert_eq!(health.state(later + PROBE_MAX), BreakerState::Closed);
     }
 
     #[test]
@@ -334,6 +366,7 @@ mod tests {
             (ImageErrorKind::Unreachable, Mark::Failed),
             (ImageErrorKind::Unanswered, Mark::Failed),
             (ImageErrorKind::Unreadable, Mark::Failed),
+            (ImageErrorKind::NoImage, Mark::Answered),
             (ImageErrorKind::Invalid, Mark::Answered),
             (ImageErrorKind::NotAdmitted, Mark::Answered),
         ] {
@@ -371,16 +404,19 @@ mod tests {
             for act in acts {
                 match act {
                     Act::Enter => under_way.extend(health.enter(now)),
-                    Act::End(mark) if !under_way.is_empty() => health.note(under_way.remove(0), mark, now),
+                    Act::End(mark) if !under_way.is_empty() => {
+                        health.note(under_way.remove(0), mark, now);
+                    }
                     Act::Drop if !under_way.is_empty() => health.leave(under_way.remove(0), now),
                     Act::Pass(seconds) => now += Duration::from_secs(seconds),
                     Act::End(_) | Act::Drop => {}
                 }
-                let probes = under_way.iter().filter(|leave| **leave == Leave::Probe).count();
-                prop_assert!(probes <= 1);
-                let is_probing = matches!(health.breaker, Breaker::Probing { .. });
-                prop_assert_eq!(probes == 1, is_probing, "only a call under way keeps others out");
+                if let Breaker::Probing { since, .. } = health.breaker {
+                    let probes = under_way.iter().filter(|leave| **leave == Leave::Probe(since)).count();
+                    prop_assert_eq!(probes, 1, "only a call under way keeps others out");
+                }
                 prop_assert_eq!(health.admits(now), health.clone().enter(now).is_some());
+                prop_assert_eq!(health.admits(now), health.retry_after(now).is_none());
                 prop_assert!((0.0..=1.0).contains(&health.availability));
                 prop_assert!(health.paused_for(now).is_none_or(|wait| wait <= PAUSE_LONG));
             }

@@ -41,9 +41,10 @@ impl RoutePrice {
         }
     }
 
-    /// What a call has cost, with so many images drawn; `listed` is what it costs by the table.
+    /// What a call has cost, with so many images drawn; `listed` is what it costs by the table. `None` where that cannot be told.
     pub(in crate::openai) fn actual(self, usage: &Usage, images: u64, listed: Option<u64>) -> Option<u64> {
         match self {
+            Self::PerMillionTokens { .. } if !usage.tells_apart() => None,
             Self::PerMillionTokens { text_input, image_input, output } => {
                 // what upstream does not tell apart is charged at the dearer price
                 let named = usage.input_text_tokens.saturating_add(usage.input_image_tokens);
@@ -53,6 +54,7 @@ impl RoutePrice {
                     (usage.input_image_tokens, image_input),
                     (unnamed, text_input.max(image_input)),
                     (usage.output_tokens, output),
+                    (usage.unnamed_tokens(), text_input.max(image_input).max(output)),
                 ];
                 Some(per_million(&parts))
             }
@@ -110,6 +112,10 @@ mod tests {
         let one = Usage { output_tokens: 1, ..Usage::default() };
         let small = RoutePrice::PerMillionTokens { text_input: 0, image_input: 0, output: 1 };
         assert_eq!(small.actual(&one, 1, None), Some(1), "rounded up");
+        let total = Usage { total_tokens: 7_064, ..usage };
+        assert_eq!(price.actual(&total, 1, None), Some(50 + 160 + 210_720 + 300), "10 are only in the total");
+        let alone = Usage { total_tokens: 5_000, ..Usage::default() };
+        assert_eq!(price.actual(&alone, 1, Some(7)), None, "of what, nobody tells");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
     openai::{
         error::ImageError,
         estimate::{Estimate, SPEND},
+        refusal::Refusal,
         route::{
             Route, Style,
             capability::{Abilities, Lack, ModelList, Need},
@@ -38,6 +39,8 @@ struct Learnt {
     health: Health,
     abilities: Abilities,
     under_way: u32,
+    /// What people must mend before the route works again, while it pauses for that.
+    closed_by: Option<Refusal>,
 }
 
 /// How a route is doing, for operators.
@@ -76,7 +79,7 @@ pub(super) struct Standing {
 
 impl RouteState {
     pub(super) fn new(route: Route) -> Arc<Self> {
-        let learnt = Learnt { health: Health::new(), abilities: Abilities::default(), under_way: 0 };
+        let learnt = Learnt { health: Health::new(), abilities: Abilities::default(), under_way: 0, closed_by: None };
         Arc::new(Self { route, learnt: Mutex::new(learnt) })
     }
 
@@ -132,7 +135,7 @@ impl RouteState {
 
     /// How it is doing.
     pub(in crate::openai) fn status(&self, now: Instant) -> RouteStatus {
-        let Learnt { health, abilities, under_way } = &*self.learnt.lock();
+        let Learnt { health, abilities, under_way, .. } = &*self.learnt.lock();
         RouteStatus {
             route: Arc::clone(&self.route.name),
             region: self.route.region.clone(),
@@ -150,21 +153,25 @@ impl RouteState {
     /// Why a call cannot go there now, if it cannot.
     pub(super) fn stop(&self, need: &Need<'_>, now: Instant) -> Option<Stop> {
         if !self.route.serves(need.model) {
-            return Some(Stop { why: format!("it does not serve {}", need.model), until: None });
+            return Some(Stop { why: format!("it does not serve {}", need.model), ends: Ends::Never });
         }
-        let Learnt { health, abilities, .. } = &*self.learnt.lock();
+        let Learnt { health, abilities, closed_by, .. } = &*self.learnt.lock();
         if let Some(why) = abilities.stop(need, self.upstream_model(need.model), now) {
-            return Some(Stop { why, until: None });
+            return Some(Stop { why, ends: Ends::Never });
         }
-        if health.admits(now) {
-            return None;
-        }
-        let until = health.paused_for(now);
-        let why = match until {
-            Some(wait) => format!("it failed, and is asked again in {wait:?}"),
-            None => "it failed, and a call is finding out whether it works again".to_owned(),
-        };
-        Some(Stop { why, until })
+        let retry_after = health.retry_after(now)?;
+        Some(match (health.paused_for(now), closed_by) {
+            (Some(_), Some(refusal)) => {
+                Stop { why: format!("it refused: {refusal}"), ends: Ends::ByPeople(Box::new(refusal.clone())) }
+            }
+            (Some(wait), None) => {
+                Stop { why: format!("it failed, and is asked again in {wait:?}"), ends: Ends::After(wait) }
+            }
+            (None, _) => {
+                let why = "it failed, and a call is finding out whether it works again".to_owned();
+                Stop { why, ends: Ends::After(retry_after) }
+            }
+        })
     }
 
     /// Whether a call is better served by another route: this one refused such a call lately. Where there is no other, it is tried.
@@ -182,8 +189,17 @@ impl RouteState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stop {
     pub(super) why: String,
-    /// When to ask again, if that is known.
-    pub(super) until: Option<Duration>,
+    pub(super) ends: Ends,
+}
+
+/// When a route can be asked again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// Not for this call: it is about settings, or about what the route cannot do.
+    Never,
+    After(Duration),
+    /// When somebody has mended what it refused with.
+    ByPeople(Box<Refusal>),
 }
 
 /// Leave for one call on one route. Dropped without an end, it says nothing about the route.
@@ -196,7 +212,7 @@ pub(in crate::openai) struct Passage {
 impl Passage {
     /// The call drew images, in this time.
     pub(in crate::openai) fn served(mut self, latency: Duration) {
-        self.note(Mark::Served(latency));
+        self.note(Mark::Served(latency), None);
     }
 
     /// The call failed: the route's health and what it lacks are learnt from that. Says whether it lacks what the call needs.
@@ -206,15 +222,17 @@ impl Passage {
         if let Some(lack) = lack {
             self.state.learnt.lock().abilities.learn(lack, Instant::now());
         }
-        self.note(Mark::of(error));
+        self.note(Mark::of(error), error.refusal());
         lacks
     }
 
-    fn note(&mut self, mark: Mark) {
+    fn note(&mut self, mark: Mark, refusal: Option<&Refusal>) {
         if let Some(leave) = self.leave.take() {
             let mut learnt = self.state.learnt.lock();
             learnt.under_way = learnt.under_way.saturating_sub(1);
-            learnt.health.note(leave, mark, Instant::now());
+            if learnt.health.note(leave, mark, Instant::now()) {
+                learnt.closed_by = refusal.filter(|_| mark == Mark::Closed).cloned();
+            }
         }
     }
 }

@@ -33,6 +33,9 @@ pub(in crate::openai) trait Walker: Sync {
         wait_max: Duration,
     ) -> impl Future<Output = Result<Self::Permit, ImageError>> + Send;
 
+    /// Gives the quota back, for a call that is not made.
+    fn give_back(&self, permit: Self::Permit) -> impl Future<Output = ()> + Send;
+
     /// Makes the call, and settles its permit.
     fn attempt(
         &self,

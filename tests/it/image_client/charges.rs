@@ -8,10 +8,14 @@ use std::{
 };
 
 use allotment::{
-    Error, Limit, Policy,
-    openai::{ImageErrorKind, ImageInput, ImageRequest, RetryPolicy, Route},
+    Cost, Error, Limit, Policy,
+    openai::{ImageErrorKind, ImageInput, ImageRequest, RefusalKind, RetryPolicy, Route, RoutePrice},
 };
-use allotment_upstream::{ErrorShape, Fault, Script, Terms, UsageReport};
+use allotment_upstream::{ErrorShape, Fault, Raw, Script, Terms, UsageReport};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use super::stage::{Charged, MINUTE, Stage, alice, lighthouse, styles};
 
@@ -43,6 +47,50 @@ async fn an_answer_without_usage_stays_charged_as_estimated() {
 }
 
 #[tokio::test]
+async fn what_a_caller_expects_is_charged_until_the_usage_is_known() {
+    let stage = Stage::new(Terms::new()).await;
+    let client = stage.client([stage.route()]);
+    let expected = Cost::images(1).tokens(77);
+    let served = client.call(&alice(), lighthouse()).expected(expected.clone()).await.unwrap().served;
+    assert_eq!(served.estimated_tokens, 77);
+    assert!(served.spend_micros.unwrap() > 0, "what it cost is known though nobody expected it");
+    let stage = Stage::new(Terms::new().usage(UsageReport::Left)).await;
+    let served = stage.client([stage.route()]).call(&alice(), lighthouse()).expected(expected).await.unwrap().served;
+    assert_eq!((served.estimated_tokens, served.charged_tokens, served.spend_micros), (77, 77, None));
+}
+
+#[tokio::test]
+async fn an_answer_in_words_is_charged_what_it_used_and_not_held_against_the_route() {
+    let stage = Stage::new(Terms::new()).await;
+    let body = r#"{"choices":[{"message":{"content":"I cannot draw that."}}],
+                   "usage":{"prompt_tokens":9,"completion_tokens":6,"total_tokens":15}}"#;
+    stage.upstream.from_now_on(Script::Reply(Raw::new(200).body(body)));
+    let [.., chat] = styles(&stage.upstream);
+    let client = stage.client([chat]);
+    for calls in 1..=4 {
+        let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ImageErrorKind::NoImage, false));
+        let charged = Charged { requests: calls, tokens: 15 * calls, images: 0, in_flight: 0 };
+        assert_eq!((stage.charged().await, stage.upstream.tally().calls), (charged, calls));
+    }
+}
+
+#[tokio::test]
+async fn money_stays_as_estimated_where_usage_does_not_tell_it() {
+    let price = RoutePrice::PerMillionTokens { text_input: 5_000_000, image_input: 8_000_000, output: 30_000_000 };
+    for usage in [r#"{"total_tokens":5000}"#, r#"{"input_tokens":0,"output_tokens":0,"total_tokens":0}"#] {
+        for price in [None, Some(price)] {
+            let stage = Stage::new(Terms::new()).await;
+            let body = format!(r#"{{"data":[{{"b64_json":"iVBORw0KGgo="}}],"usage":{usage}}}"#);
+            stage.upstream.next(Script::Reply(Raw::new(200).body(body)));
+            let route = price.into_iter().fold(stage.route(), Route::price);
+            let drawn = stage.client([route]).run(&alice(), lighthouse()).await.unwrap();
+            assert!(drawn.served.spend_micros.unwrap() > 5_000, "{usage} {price:?} {:?}", drawn.served);
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_was_not_answered_stays_charged_as_estimated() {
     let stage = Stage::new(Terms::new().usage(UsageReport::Left)).await;
     let drawn = stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap();
@@ -63,10 +111,37 @@ async fn what_was_not_answered_stays_charged_as_estimated() {
         assert_eq!((error.kind(), error.is_retryable()), (kind, false), "{fault:?}");
         assert_eq!(stage.charged().await, Charged { requests: 1, tokens, images: 1, in_flight: 0 }, "{fault:?}");
     }
+    for script in [Script::Refuse(ErrorShape::BadGateway), Script::Reply(Raw::new(503)), Script::Reply(Raw::new(529))] {
+        let stage = Stage::new(Terms::new()).await;
+        stage.upstream.next(script.clone());
+        stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap_err();
+        let charged = stage.charged().await.tokens;
+        assert_eq!(charged, tokens, "upstream may have drawn behind a gateway that gave up: {script:?}");
+        assert_eq!(stage.upstream.tally().calls, 1, "{script:?}");
+    }
+}
+
+/// The head of a refusal comes, and nothing of its body.
+#[tokio::test]
+async fn a_refusal_whose_body_breaks_off_at_once_is_one_by_its_status() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let upstream = tokio::spawn(async move {
+        let (mut call, _) = listener.accept().await.unwrap();
+        let mut head = vec![0; 64 << 10];
+        assert!(call.read(&mut head).await.unwrap() > 0);
+        call.write_all(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 100\r\n\r\n").await.unwrap();
+        call.shutdown().await.unwrap();
+        // closed with something unread, it would take the head back
+        while call.read(&mut head).await.unwrap_or(0) > 0 {}
+    });
     let stage = Stage::new(Terms::new()).await;
-    stage.upstream.next(Script::Refuse(ErrorShape::BadGateway));
-    stage.client([stage.route()]).run(&alice(), lighthouse()).await.unwrap_err();
-    assert_eq!(stage.charged().await.tokens, tokens, "upstream may have drawn behind a gateway that gave up");
+    let route = Route::compatible("cut", base_url, "key");
+    let client = stage.client_with([route], |builder| builder.retry(RetryPolicy::none()));
+    let error = client.run(&alice(), lighthouse()).await.unwrap_err();
+    assert_eq!(error.refusal().map(|refusal| refusal.kind), Some(RefusalKind::RateLimited), "{error:?}");
+    assert_eq!(stage.charged().await, Charged { requests: 1, ..Charged::default() });
+    upstream.await.unwrap();
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::stage::{KEY, Stage, alice};
 
 const PROMPT: &str = "planted-prompt-5c12";
+/// The head of one.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10\0\0\0\x10\x08\x02\0\0\0";
 const USER: &str = "planted-user-77ab";
 
 /// A log in memory.
@@ -66,17 +68,19 @@ async fn tell_all() -> String {
     ] {
         let stage = Stage::new(Terms::new().org(Org::new("org-test").key(KEY))).await;
         stage.upstream.next(script);
-        let input = ImageInput::bytes(include_bytes!("../../fixtures/src/lib.rs").to_vec());
-        told += &format!("{input:?}");
         let client = stage.client([stage.route(), Route::compatible("gone", "http://127.0.0.1:1/v1", KEY).priority(1)]);
         told += &one_call(&client).await;
     }
-    let refused =
-        ImageClient::builder().route(Route::compatible("a", format!("https://me:{KEY}@a.example"), "key")).build();
-    let broken = Route::compatible("a", "https://a.example", format!("{KEY}\n"));
     let stage = Stage::new(Terms::new()).await;
+    let broken = Route::compatible("a", "https://a.example", format!("{KEY}\n"));
     told += &one_call(&stage.client([broken])).await;
-    told + &format!("{refused:?}")
+    let with_secret = Route::compatible("a", format!("https://me:{KEY}@a.example"), "key");
+    let refused = ImageClient::builder().limiter(stage.limiter.clone()).route(with_secret);
+    told += &format!("{refused:?}");
+    let refused = refused.build().unwrap_err();
+    assert!(refused.to_string().contains("user or password"), "it is refused for its address: {refused}");
+    let input = ImageInput::bytes([PNG, KEY.as_bytes()].concat()).unwrap();
+    told + &format!("{refused} {refused:?} {input:?}")
 }
 
 async fn one_call(client: &ImageClient) -> String {

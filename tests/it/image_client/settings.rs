@@ -1,9 +1,9 @@
 //! What a client is told to do with requests before they are sent: keep, share, lower, check.
 
-use std::time::Duration;
+use std::{future::IntoFuture, time::Duration};
 
 use allotment::{
-    Limit, Policy,
+    FailurePolicy, Limit, Limiter, Policy,
     openai::{AccessRules, Account, Cache, ImageErrorKind, Profile, Quality, Size},
 };
 use allotment_upstream::{Latency, Terms};
@@ -37,6 +37,22 @@ async fn equal_requests_at_the_same_time_make_one_call() {
 }
 
 #[tokio::test]
+async fn who_waits_for_less_or_comes_first_does_not_wait_with_others() {
+    let latency = Latency::fixed(Duration::from_millis(300));
+    let stage = Stage::new(Terms::new().latency(latency)).await;
+    let client = stage.client_with([stage.route()], |builder| builder.single_flight());
+    let call = || client.call(&alice(), lighthouse());
+    let (patient, hurried, urgent, same) = tokio::join!(
+        call().into_future(),
+        call().max_wait(Duration::ZERO).into_future(),
+        call().priority("urgent").into_future(),
+        call().max_wait(MINUTE).into_future(),
+    );
+    let shared = [patient, hurried, urgent, same].map(|drawn| drawn.unwrap().served.shared);
+    assert_eq!((shared, stage.upstream.tally().calls), ([false, false, false, true], 3));
+}
+
+#[tokio::test]
 async fn a_profile_lowers_what_is_drawn() {
     let stage = Stage::new(Terms::new()).await;
     let client = stage.client_with([stage.route()], |builder| builder.profile(Profile::development()));
@@ -57,6 +73,19 @@ async fn a_lower_quality_is_drawn_where_full_quality_would_wait_too_long() {
     let drawn: Vec<_> = stage.upstream.calls().iter().map(|call| call.body["quality"].clone()).collect();
     assert_eq!(drawn[0], "high");
     assert_ne!(drawn[1], "high");
+}
+
+/// The failure policy admits calls while the store is away; a look at the wait has no such policy.
+#[tokio::test]
+async fn full_quality_is_drawn_where_nobody_can_tell_the_wait() {
+    let stage = Stage::new(Terms::new()).await;
+    let policy = Policy::new().limit(Limit::new("org").scope(["org"]).images(100).window(MINUTE));
+    let limiter = Limiter::builder().redis("redis://127.0.0.1:1").policy(policy).failure_policy(FailurePolicy::Allow);
+    let profile = Profile::production().lower_when_wait_exceeds(Duration::from_secs(1));
+    let stage = Stage { limiter: limiter.build().unwrap(), ..stage };
+    let client = stage.client_with([stage.route()], |builder| builder.profile(profile));
+    let drawn = client.run(&alice(), lighthouse().quality(Quality::High)).await.unwrap();
+    assert_eq!((drawn.images.len(), drawn.served.lowered_from), (1, None));
 }
 
 #[tokio::test]
