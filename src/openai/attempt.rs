@@ -24,7 +24,7 @@ use crate::{
         estimate::{Estimate, Estimator, SPEND},
         feedback::{Feedback, Pace, Sharing},
         headers::RateHeaders,
-        refusal::{Refusal, RefusalKind},
+        refusal::Refusal,
         request::ImageRequest,
         response::Image,
         route::{

@@ -311,7 +311,7 @@ mod tests {
             |limit, remaining| HeaderStanding { resource: Resource::Tokens, limit, remaining, reset_after: None };
         for told in [[standing(900, 400), standing(100, 5)], [standing(100, 5), standing(900, 400)]] {
             let rates = RateHeaders { standings: told.to_vec(), ..RateHeaders::default() };
-            assert_eq!(standings(&rates, None), [Standing { resource: Resource::Tokens, limit: 100, remaining: 5 }]);
+            assert_eq!(standings(&rates, None), [Standing { resource: Resource::Tokens, limit: 100, counted: 95 }]);
         }
     }
 

@@ -128,7 +128,7 @@ impl<'a> Serving<'a> {
                 }
                 Err(Stuck { error, journal }) => {
                     let was_asked = journal.attempts > 0 || error.kind() != ImageErrorKind::Unreachable;
-                    self.note(journal);
+                    self.note(*journal);
                     if !was_asked {
                         // other calls find out about the routes: they are looked at again, and none was asked in vain
                         continue;

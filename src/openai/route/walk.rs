@@ -156,7 +156,7 @@ impl<W: Walker> Walk<'_, W> {
     }
 
     fn ended_by(self, error: ImageError) -> Stuck {
-        Stuck { error, journal: self.journal }
+        Stuck { error, journal: Box::new(self.journal) }
     }
 
     fn stuck(mut self) -> Stuck {

@@ -67,7 +67,8 @@ pub(in crate::openai) struct Walked<T> {
 pub(in crate::openai) struct Stuck {
     /// Of those that may end otherwise later, the one that does so first; else that of the first route.
     pub(in crate::openai) error: ImageError,
-    pub(in crate::openai) journal: Journal,
+    /// Boxed, as an error is carried through many hands.
+    pub(in crate::openai) journal: Box<Journal>,
 }
 
 /// What happened on the way.
