@@ -37,18 +37,18 @@ async fn equal_requests_at_the_same_time_make_one_call() {
 }
 
 #[tokio::test]
-async fn who_waits_for_less_or_comes_first_does_not_wait_with_others() {
+async fn who_waits_for_less_or_is_of_another_class_does_not_wait_with_others() {
     let latency = Latency::fixed(Duration::from_millis(300));
     let stage = Stage::new(Terms::new().latency(latency)).await;
     let client = stage.client_with([stage.route()], |builder| builder.single_flight());
     let call = || client.call(&alice(), lighthouse());
-    let (patient, hurried, urgent, same) = tokio::join!(
+    let (patient, hurried, batch, same) = tokio::join!(
         call().into_future(),
         call().max_wait(Duration::ZERO).into_future(),
-        call().priority("urgent").into_future(),
+        call().priority("batch").into_future(),
         call().max_wait(MINUTE).into_future(),
     );
-    let shared = [patient, hurried, urgent, same].map(|drawn| drawn.unwrap().served.shared);
+    let shared = [patient, hurried, batch, same].map(|drawn| drawn.unwrap().served.shared);
     assert_eq!((shared, stage.upstream.tally().calls), ([false, false, false, true], 3));
 }
 
