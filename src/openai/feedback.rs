@@ -249,9 +249,9 @@ mod tests {
     /// However little of its limits callers may see, and whatever else counts the resource.
     #[tokio::test]
     async fn only_use_that_the_fleet_does_not_know_of_is_news() {
-        let limit = |name, window| Limit::new(name).images(250).window(window);
-        let user = limit("user", MINUTE).scope(["user"]);
-        let policy = Policy::new().limit(limit("org", MINUTE)).limit(user).limit(limit("burst", MINUTE / 60));
+        let limit = |name, images, window| Limit::new(name).images(images).window(window);
+        let user = limit("user", 250, MINUTE).scope(["user"]);
+        let policy = Policy::new().limit(limit("org", 250, MINUTE)).limit(user).limit(limit("burst", 100, MINUTE / 60));
         for policy in [policy.clone(), policy.hide_org()] {
             let limiter = Limiter::builder().policy(policy).clock(ManualClock::new()).build().expect("it is valid");
             let subject = Subject::org("acme").user("alice").model("m");
