@@ -52,6 +52,12 @@ impl Pace {
         time.mul_f64(self.minute.div_duration_f64(MINUTE))
     }
 
+    /// How long a time here lasts by upstream's clock.
+    pub(super) fn upstreams(&self, time: Duration) -> Duration {
+        let seconds = time.as_secs_f64() * MINUTE.div_duration_f64(self.minute);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
     /// Whether it is time to tell of a resource of this pool; if so, notes that it is told now.
     fn is_due(&self, pool: &Subject, resource: &Resource, after: Duration, now: Instant) -> bool {
         let after = self.lasts(after);

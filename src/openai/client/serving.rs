@@ -141,7 +141,8 @@ impl<'a> Serving<'a> {
                 continue;
             }
             walks += 1;
-            let pause = self.core.retries.pause(&error, walks, self.patience(), fastrand::f64());
+            let patience = self.core.pace.upstreams(self.patience());
+            let pause = self.core.retries.pause(&error, walks, patience, fastrand::f64());
             let Some(pause) = pause.map(|pause| self.core.pace.lasts(pause)) else { return Err(error) };
             telemetry::image_repeated(error.kind().name(), pause);
             before = Some(error);

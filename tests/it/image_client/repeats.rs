@@ -42,8 +42,8 @@ async fn a_hint_is_taken_in_the_time_of_upstream() {
 async fn an_upstream_in_trouble_is_not_asked_much_more_often_than_one_that_is_well() {
     let stage = Stage::new(Terms::new()).await;
     stage.upstream.from_now_on(Script::Refuse(ErrorShape::ServerError(Some(ShouldRetry::Yes))));
-    // a pause lasts an eighth as long
-    let client = stage.client_with([stage.route()], |builder| builder.upstream_minute(MINUTE / 8));
+    // a pause lasts a 64th as long
+    let client = stage.client_with([stage.route()], |builder| builder.upstream_minute(MINUTE / 64));
     let mut kinds = Vec::new();
     for _ in 0..100 {
         kinds.push(client.run(&alice(), lighthouse()).await.unwrap_err().kind());
