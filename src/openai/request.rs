@@ -19,7 +19,9 @@ use crate::openai::{
 /// let request = ImageRequest::generate("a lighthouse").n(2).size(Size::SQUARE).quality(Quality::Medium);
 /// assert_eq!(request.prompt(), "a lighthouse");
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+///
+/// Its `Debug` shows neither prompt, nor end user, nor extra fields.
+#[derive(Clone, PartialEq)]
 #[must_use = "a request does nothing until a client runs it"]
 pub struct ImageRequest {
     pub(super) model: Option<String>,
@@ -163,6 +165,14 @@ impl ImageRequest {
     #[must_use]
     pub fn is_edit(&self) -> bool {
         !self.inputs.is_empty()
+    }
+}
+
+impl fmt::Debug for ImageRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("ImageRequest");
+        debug.field("model", &self.model).field("n", &self.n).field("size", &self.size).field("quality", &self.quality);
+        debug.field("inputs", &self.inputs).field("mask", &self.mask).finish_non_exhaustive()
     }
 }
 
@@ -347,5 +357,17 @@ named! {
         Low = "low",
         /// Closely; costs more input tokens.
         High = "high",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_caller_asks_for_is_not_shown() {
+        let request = ImageRequest::generate("planted").end_user("planted").extra("planted", "planted").n(2);
+        let shown = format!("{request:?}");
+        assert!(shown.contains("n: 2") && !shown.contains("planted"), "{shown}");
     }
 }
