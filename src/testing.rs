@@ -151,6 +151,8 @@ pub struct RawTold {
     pub used: u64,
     /// When that was.
     pub at: u64,
+    /// What the limit enforces.
+    pub limit: u64,
 }
 
 /// What a settlement found: `now`, `before`, `absent` or `lost`.
@@ -316,8 +318,8 @@ impl RawStore {
     ///
     /// The store's.
     pub async fn observe(&self, org: &str, ledger: &RawLedger, told: &RawTold) -> Result<Option<[u64; 2]>, Error> {
-        let RawTold { place, counted, used, at } = *told;
-        let told = Told { place, counted, used, at };
+        let RawTold { place, counted, used, at, limit } = *told;
+        let told = Told { place, counted, used, at, limit };
         let request = ObserveRequest { ledger: key(ledger), window_ms: ledger.window_ms, told };
         Ok(self.0.observe(org, &request).await?.map(|held| [held.before, held.now]))
     }

@@ -4,6 +4,9 @@
 //! told so, and of what it is now, as some upstreams count when they answer. The ledger holds that as one charge; while places are booked,
 //! again a window later, so that places behind it leave room, too. Each observation renews it at its own time, so that no place is promised
 //! on the hope that they stop; it leaves a window after the last charge.
+//!
+//! What is held rises at once and falls slowly, and some more is held than was seen: what upstream tells is of before, and others do not come
+//! evenly. A ledger that followed each figure down would fill the pool to its brim, and every call of theirs would be one too many.
 
 use crate::calendar::{Ledger, PARTS};
 
@@ -39,6 +42,8 @@ pub(crate) struct Told {
     pub(crate) used: u64,
     /// When that was.
     pub(crate) at: u64,
+    /// What the limit enforces.
+    pub(crate) limit: u64,
 }
 
 /// What the ledger holds for others.
@@ -62,7 +67,8 @@ impl Others {
         let found = levels.iter().rev().find(|level| level.since < at).map_or(0, |level| level.amount);
         let ours_then = told.used.saturating_sub(found);
         let ours_now = ledger.used()[told.place].saturating_sub(before);
-        let others = told.counted.saturating_sub(ours_then.max(ours_now));
+        let seen = told.counted.saturating_sub(ours_then.max(ours_now));
+        let others = (seen + reserve(seen, told.limit)).max(self.falls_to(before, window, now));
         let is_old = at + window <= now || at < self.told_at;
         let is_unclear = levels.iter().any(|level| level.since == at);
         let is_too_soon = others != before && last.is_some_and(|last| (now - last.since) * PARTS < window);
@@ -77,6 +83,12 @@ impl Others {
         levels.drain(..forgotten);
         *self = Self { told_at: at, held_at: now, last_at, over_at: last_at + 2 * window, levels };
         Some(Held { before, now: others })
+    }
+
+    /// The least that is held instead of `before`, whatever was seen: a 64th less, and one more for each 64th of a window since it was renewed.
+    fn falls_to(&self, before: u64, window: u64, now: u64) -> u64 {
+        let steps = 1 + (now - self.held_at) * PARTS / window;
+        before.saturating_sub(before.div_ceil(PARTS).saturating_mul(steps))
     }
 
     /// Gives back what was charged, charges `others` instead, and says for when last.
@@ -123,6 +135,11 @@ impl Others {
     }
 }
 
+/// What is held besides what was seen, as others use more until the next answer, and not evenly: a quarter, and at most half of what they leave.
+fn reserve(seen: u64, limit: u64) -> u64 {
+    seen.div_ceil(4).min(limit.saturating_sub(seen) / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,11 +152,13 @@ mod tests {
         ledger: Ledger,
         others: Others,
         now: u64,
+        /// 0, so that there is no reserve.
+        limit: u64,
     }
 
     impl Pool {
         fn new() -> Self {
-            Self { ledger: Ledger::new(WINDOW, 1), others: Others::default(), now: 1 }
+            Self { ledger: Ledger::new(WINDOW, 1), others: Others::default(), now: 1, limit: 0 }
         }
 
         fn wait(&mut self, ms: u64) {
@@ -154,7 +173,7 @@ mod tests {
         /// A call of ours, and how full the ledger was with it.
         fn call(&mut self) -> Told {
             self.ledger.add(self.now, [0, 0, 1]);
-            Told { place: 2, counted: 0, used: self.used(), at: self.now }
+            Told { place: 2, counted: 0, used: self.used(), at: self.now, limit: self.limit }
         }
 
         /// Upstream counted so much with that call.
@@ -192,15 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_follows_the_stranger_and_leaves_a_window_after_the_last_word() {
+    fn what_is_held_rises_with_the_stranger_and_leaves_a_window_after_the_last_word() {
         let mut pool = Pool::new();
-        for (counted, held) in [(41, 40), (62, 60), (13, 10), (4, 0), (105, 100)] {
+        for (counted, held) in [(41, 40), (62, 60), (103, 100)] {
             let call = pool.call();
             pool.wait(3_000);
             assert_eq!(pool.hears(call, counted), Some(held));
             pool.wait(1_000);
         }
-        assert_eq!(pool.used(), 105);
+        assert_eq!(pool.used(), 103);
         pool.wait(WINDOW - 1_001);
         assert_eq!(pool.used(), 100, "ours have left");
         pool.wait(1);
@@ -209,6 +228,38 @@ mod tests {
         let call = pool.call();
         pool.wait(1_000);
         assert_eq!(pool.hears(call, 8), Some(7));
+    }
+
+    #[test]
+    fn what_is_held_falls_within_a_window_or_so_however_often_upstream_is_heard() {
+        for (between_ms, at_once) in [(250, 198), (1_000, 196), (8_000, 164), (WINDOW - 1, 0)] {
+            let mut pool = Pool::new();
+            let call = (pool.call(), pool.wait(10)).0;
+            assert_eq!(pool.hears(call, 201), Some(200));
+            pool.wait(2_000);
+            let mut fell = Vec::new();
+            while pool.now < 2 * WINDOW {
+                pool.wait(between_ms);
+                let call = (pool.call(), pool.wait(1)).0;
+                fell.extend(pool.hears(call, 0));
+            }
+            assert!(fell.is_sorted_by(|before, after| before >= after), "{fell:?}");
+            assert!(fell[0] <= at_once + 8, "every {between_ms} ms: {fell:?}");
+            assert!(*fell.last().unwrap() < 50, "every {between_ms} ms: {fell:?}");
+        }
+    }
+
+    #[test]
+    fn a_quarter_more_is_held_and_half_of_the_rest_is_left() {
+        for (limit, seen, held) in
+            [(245, 75, 94), (245, 1, 2), (245, 200, 222), (245, 244, 244), (245, 245, 245), (245, 300, 300), (5, 2, 3)]
+        {
+            let mut pool = Pool { limit, ..Pool::new() };
+            let call = (pool.call(), pool.wait(10)).0;
+            assert_eq!(pool.hears(call, 1 + seen), Some(held), "{seen} of {limit}");
+            pool.wait(100);
+            assert_eq!(pool.hears(call, 1 + seen), Some(held), "it is no more each time");
+        }
     }
 
     /// A call that takes most of a window is answered when much of what upstream counted with it has left our ledger.
@@ -255,7 +306,8 @@ mod tests {
                 }
                 if pool.now % 1_000 > 500 {
                     let ours = starts.iter().filter(|at| **at + WINDOW > pool.now).count() as u64;
-                    let told = Told { place: 2, counted: ours + stranger, used: pool.used(), at: pool.now };
+                    let (counted, used) = (ours + stranger, pool.used());
+                    let told = Told { place: 2, counted, used, at: pool.now, limit: pool.limit };
                     let held = pool.others.observe(&mut pool.ledger, &told, pool.now);
                     assert!(held.is_none_or(|held| held.now == stranger), "{held:?} at {}", pool.now);
                 }
@@ -285,7 +337,8 @@ mod tests {
         assert_eq!((pool.ledger.last_at(), pool.ledger.booked()), (pool.now + WINDOW + 1_000, 2));
         assert_eq!((pool.used(), pool.ledger.sum_at(pool.ledger.last_at())[2]), (166, 31));
         pool.wait(2_000);
-        assert_eq!((pool.hears(calls[94], 136), pool.used(), pool.ledger.booked()), (Some(0), 136, 1), "they stop");
+        assert_eq!((pool.hears(calls[94], 136), pool.used()), (Some(27), 163), "they stop");
+        assert_eq!(pool.ledger.sum_at(pool.ledger.last_at())[2], 28);
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Observation {
             }
         };
         let used = call.ledgers.get(pool.ledger).map_or(0, |state| state.used[pool.place]) + call.yet_to_come;
-        let told = Told { place: pool.place, counted, used, at: call.seen_at };
+        let told = Told { place: pool.place, counted, used, at: call.seen_at, limit: pool.enforced };
         Some((call, pool, told))
     }
 

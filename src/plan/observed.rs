@@ -14,6 +14,8 @@ pub(crate) struct UpstreamPool {
     pub(crate) limit: Arc<str>,
     /// What the limit states, before its margin; or what controls have made of it.
     pub(crate) amount: u64,
+    /// What it enforces.
+    pub(crate) enforced: u64,
     pub(crate) window_ms: u64,
     pub(crate) key: LedgerKey,
     /// The ledger, among those of the plan.
@@ -41,6 +43,7 @@ impl Plan {
         Some(UpstreamPool {
             limit: Arc::clone(&rule(check).name),
             amount: stated(check),
+            enforced: check.in_full,
             window_ms,
             key: self.ledgers[check.ledger].asked.key.clone(),
             ledger: check.ledger,
