@@ -245,25 +245,25 @@ async fn a_strangers_use_is_held_once_however_many_see_it() {
             stage.advance_ms(10);
             ask(&second, &subject, Cost::images(10)).await.unwrap()
         }];
-        // a stranger has used 30 of 100; upstream counts in the order of the calls
+        // a stranger has used 30 of 100, a quarter more is held; upstream counts in the order of the calls
         let [earlier, later] =
             [(0, 60), (1, 50)].map(|(call, remaining)| Observation::new(&calls[call], "images", remaining).out_of(100));
         for call in calls {
             call.commit(Cost::images(10)).await.unwrap();
         }
         stage.advance_ms(20_000);
-        assert_eq!(second.observe(later.clone()).await.unwrap(), Some(30), "{}", stage.name());
-        assert_eq!(pool(&first, &subject).await, (50, 40), "{}: of 90 that the margin leaves", stage.name());
+        assert_eq!(second.observe(later.clone()).await.unwrap(), Some(38), "{}", stage.name());
+        assert_eq!(pool(&first, &subject).await, (58, 32), "{}: of 90 that the margin leaves", stage.name());
         assert_eq!(first.observe(earlier).await.unwrap(), None, "{}: older", stage.name());
         stage.advance_ms(20_000);
-        assert_eq!(first.observe(later).await.unwrap(), Some(30), "{}: told twice", stage.name());
-        assert_eq!(pool(&second, &subject).await, (50, 40), "{}", stage.name());
+        assert_eq!(first.observe(later).await.unwrap(), Some(38), "{}: told twice", stage.name());
+        assert_eq!(pool(&second, &subject).await, (58, 32), "{}", stage.name());
         let after = ask(&first, &subject, Cost::images(1)).await.unwrap();
         stage.advance_ms(1_000);
         let told = Observation::new(&after, "images", 49);
-        assert_eq!(second.observe(told).await.unwrap(), Some(30), "{}: it had found them", stage.name());
+        assert_eq!(second.observe(told).await.unwrap(), Some(38), "{}: it had found them", stage.name());
         stage.advance_ms(59_999);
-        assert_eq!(pool(&second, &subject).await.0, 30, "{}", stage.name());
+        assert_eq!(pool(&second, &subject).await.0, 38, "{}", stage.name());
         stage.advance_ms(1);
         assert_eq!(pool(&second, &subject).await.0, 0, "{}: nobody has spoken of them for a window", stage.name());
     }
@@ -323,8 +323,8 @@ async fn what_others_use_counts_in_the_pool_alone() {
         let limiter = stage.limiter(policy().limit(org).limit(tier).hide_org());
         let subject = alice("m").attribute("tier", "free");
         let permit = ask(&limiter, &subject, Cost::images(2).tokens(7)).await.unwrap();
-        assert_eq!(limiter.observe(Observation::new(&permit, "images", 0)).await.unwrap(), Some(98));
-        assert_eq!(limiter.observe(Observation::new(&permit, "tokens", 9_000)).await.unwrap(), Some(993));
+        assert_eq!(limiter.observe(Observation::new(&permit, "images", 0)).await.unwrap(), Some(99));
+        assert_eq!(limiter.observe(Observation::new(&permit, "tokens", 9_000)).await.unwrap(), Some(1_242));
         for (other, window) in [("spend_micros", MINUTE), ("images", 2 * MINUTE), ("in_flight", MINUTE)] {
             let told = Observation::new(&permit, other, 0).window(window);
             assert_eq!(limiter.observe(told).await.unwrap(), None, "{other} over {window:?}");
@@ -332,7 +332,7 @@ async fn what_others_use_counts_in_the_pool_alone() {
         let seen = Admin::new(&limiter, "dana").unwrap().inspect(&subject).await.unwrap();
         let images = seen.limits.iter().filter(|limit| limit.status.resource == Resource::Images);
         let used: Vec<_> = images.map(|limit| (&*limit.status.name, limit.status.used)).collect();
-        assert_eq!(used, [("pool", 100), ("user", 2), ("org", 2), ("tier", 2)], "{}", stage.name());
+        assert_eq!(used, [("pool", 101), ("user", 2), ("org", 2), ("tier", 2)], "{}", stage.name());
         assert!(ask(&limiter, &subject, Cost::images(1)).await.unwrap_err().resource == Resource::Images);
     }
 }
@@ -344,7 +344,7 @@ async fn an_observation_that_meets_what_it_cannot_read_changes_nothing() {
     let Stage::Redis { server, .. } = &stage else { panic!("a stage in Redis") };
     let (store, org, mut conn) = (stage.raw(), random_org(), raw(server).await);
     let ledger = RawLedger { user: None, window_ms: 60_000 };
-    let told = RawTold { place: 2, counted: 30, used: 0, at: stage.now_ms() };
+    let told = RawTold { place: 2, counted: 30, used: 0, at: stage.now_ms(), limit: 0 };
     let others = format!("allot:1:{{{org}}}:o2:60000");
     for (key, how) in [(&others, "HSET"), (&others, "SET"), (&format!("allot:1:{{{org}}}:60000"), "SET")] {
         redis::cmd("DEL").arg(key).exec_async(&mut conn).await.unwrap();

@@ -20,6 +20,8 @@ mod histories;
 mod house;
 #[cfg(feature = "openai")]
 mod image_client;
+#[cfg(feature = "openai")]
+mod image_fleet;
 mod inspection;
 mod layers;
 mod leases;
