@@ -163,7 +163,8 @@ impl Limiter {
     /// Takes into account what others use of an upstream's quota, as far as upstream has told: whoever shares it without asking this limiter.
     /// Says how much that is; `None` if nothing new was told, or no limit counts as upstream does. One round trip.
     ///
-    /// That is what upstream had counted, less what the fleet had used by the time of the call, or uses by now if that is more. The ledger
+    /// That is what upstream had counted, less what the fleet had used by the time of the call, or uses by now if that is more, and a quarter
+    /// besides, but at most half of what they leave. It falls by about a 64th for each 64th of a window since the last answer. The ledger
     /// holds it, in place of what it held for others before, for a window from now on; while calls wait in line, for two, so that places
     /// behind the first leave room for others, too. Tell of each answer, or of one a second, and it follows what they do. What the fleet
     /// uses by itself adds nothing, however late an answer comes, and two processes that see the same stranger hold it once.

@@ -22,24 +22,15 @@ const WORKERS: usize = 8;
 const IMAGES: u64 = 250;
 const TOKENS: u64 = 8_000_000;
 const MINUTE: Duration = Duration::from_secs(60);
-/// A bucket that refills takes three and a half minutes to fill where a stranger takes 30 % besides: shorter runs show little.
-const MINUTES: u32 = 10;
-/// How many times as fast the upstream's time runs. `ALLOTMENT_TEST_FLEET_SPEED` sets another.
-const SPEED: f64 = 2.0;
+/// How long a fleet calls.
+const RUN: Duration = Duration::from_secs(300);
 /// Tells a test process that it is one of a fleet: the speed, how long, the org, the URLs of Redis and of the upstream, and its key.
 const ROLE: &str = "ALLOTMENT_TEST_IMAGE_FLEET";
-
-fn speed() -> f64 {
-    let set = std::env::var("ALLOTMENT_TEST_FLEET_SPEED").ok();
-    set.map_or(SPEED, |set| {
-        set.parse().unwrap_or_else(|_| panic!("ALLOTMENT_TEST_FLEET_SPEED is {set:?}, and no number"))
-    })
-}
 
 /// What docs/images.md recommends.
 fn policy(minute: Duration) -> Policy {
     let pool = Limit::new("pool").scope(["org", "model"]).images(IMAGES).tokens(TOKENS);
-    Policy::new().limit(pool.window(minute).margin(0.02).smooth(minute / 60))
+    Policy::new().limit(pool.window(minute).margin(0.02).smooth(Duration::from_secs(1)))
 }
 
 /// Plays one process of a fleet where [`ROLE`] says so; in the test process itself there is nothing to play.
@@ -84,22 +75,27 @@ struct Fleet {
 }
 
 impl Fleet {
-    async fn start(terms: Terms, redis: &str) -> Self {
-        let (minute, org) = (MINUTE.div_f64(speed()), random_org());
+    async fn start(setting: &Setting, redis: &str) -> Self {
+        let (minute, org) = (MINUTE / setting.speed(), random_org());
         let latency = Latency::fixed(MINUTE / 60).up_to(MINUTE / 15);
-        let terms = terms.images(IMAGES).tokens(TOKENS).pictures(Pictures::Thumbnail).latency(latency).speed(speed());
+        let terms = setting
+            .terms()
+            .images(IMAGES)
+            .tokens(TOKENS)
+            .pictures(Pictures::Thumbnail)
+            .latency(latency)
+            .speed(setting.speed().into());
         let upstream = Upstream::start(terms).await.unwrap();
-        let run = minute * MINUTES;
         let role = format!(
             "{}|{}|{org}|{redis}|{}|{}",
             minute.as_millis(),
-            run.as_millis(),
+            RUN.as_millis(),
             upstream.base_url(),
             upstream.key()
         );
         let start = |_| {
             Command::new(std::env::current_exe().unwrap())
-                .args(["image_fleet::a_process_of_an_image_fleet", "--exact"])
+                .args(["image_fleet::a_process_of_an_image_fleet", "--exact", "--nocapture"])
                 .env(ROLE, &role)
                 .stdout(std::process::Stdio::null())
                 .spawn()
@@ -109,17 +105,17 @@ impl Fleet {
     }
 
     /// What upstream has seen, and which part of its quota was used from the second minute on.
-    async fn end(mut self) -> (Tally, f64) {
+    async fn end(mut self, minutes: u32) -> (Tally, f64) {
         for mut process in self.processes.drain(..) {
             let status = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
             assert!(status.success(), "a process of the fleet failed");
         }
         let calls = self.upstream.calls();
         let Some(began) = calls.first().map(|call| call.at) else { panic!("nobody has called") };
-        let counted = began + MINUTE..began + MINUTE * MINUTES;
+        let counted = began + MINUTE..began + MINUTE * minutes;
         let drawn = calls.iter().filter(|call| call.status == Some(200) && counted.contains(&call.at)).count();
         let tally = self.upstream.tally();
-        (tally, drawn as f64 / (IMAGES * u64::from(MINUTES - 1)) as f64)
+        (tally, drawn as f64 / (IMAGES * u64::from(minutes - 1)) as f64)
     }
 }
 
@@ -149,6 +145,16 @@ impl Setting {
         }
     }
 
+    /// How many times as fast upstream's time runs. Alone it is the true one; beside a stranger ten minutes are played, as a bucket that
+    /// refills takes three and a half to fill.
+    fn speed(&self) -> u32 {
+        if self.stranger.is_some() { 2 } else { 1 }
+    }
+
+    fn minutes(&self) -> u32 {
+        u32::try_from(RUN.as_secs() / MINUTE.as_secs()).unwrap() * self.speed()
+    }
+
     /// Which part of the calls may be refused, and which of the quota must be used.
     fn bounds(&self) -> (f64, f64) {
         match (self.stranger, self.headers) {
@@ -163,11 +169,11 @@ impl Setting {
 async fn play(settings: &[Setting], redis: &str) -> Vec<Setting> {
     let mut fleets = Vec::new();
     for setting in settings {
-        fleets.push((setting, Fleet::start(setting.terms(), redis).await));
+        fleets.push((setting, Fleet::start(setting, redis).await));
     }
     let mut failed = Vec::new();
     for (setting, fleet) in fleets {
-        let (tally, used) = fleet.end().await;
+        let (tally, used) = fleet.end(setting.minutes()).await;
         let (refused_max, used_min) = setting.bounds();
         println!(
             "{setting:?}: {} of {} calls refused, {:.2} % (at most {:.0} %), {:.2} % of the quota used by the fleet",
@@ -177,8 +183,8 @@ async fn play(settings: &[Setting], redis: &str) -> Vec<Setting> {
             refused_max * 100.0,
             used * 100.0
         );
-        // of what is left to it, most
-        assert!(tally.calls > IMAGES / 2 * u64::from(MINUTES), "{setting:?}: {} calls", tally.calls);
+        // a fleet that is held back altogether is not refused either
+        assert!(tally.calls > IMAGES / 2 * u64::from(setting.minutes()), "{setting:?}: {} calls", tally.calls);
         if tally.share_refused() > refused_max || used < used_min {
             failed.push(*setting);
         }
@@ -186,7 +192,10 @@ async fn play(settings: &[Setting], redis: &str) -> Vec<Setting> {
     failed
 }
 
-/// On a host that is busy with other things calls reach upstream late: what did not hold is played once more.
+/// How often a setting is played at most.
+const PLAYS_MAX: u32 = 3;
+
+/// On a host that is busy with other things calls reach upstream late: what did not hold is played again.
 #[tokio::test]
 async fn a_fleet_uses_its_quota_and_is_not_refused_and_leaves_a_stranger_its_part() {
     let redis = shared().await.url();
@@ -201,7 +210,11 @@ async fn a_fleet_uses_its_quota_and_is_not_refused_and_leaves_a_stranger_its_par
             settings.push(Setting { enforcement, stranger, headers });
         }
     }
-    let again = play(&settings, &redis).await;
-    let failed = play(&again, &redis).await;
-    assert!(failed.is_empty(), "{failed:?}");
+    for _ in 0..PLAYS_MAX {
+        settings = play(&settings, &redis).await;
+        if settings.is_empty() {
+            return;
+        }
+    }
+    panic!("{settings:?}");
 }
