@@ -163,7 +163,8 @@ pub struct Served {
     pub model: String,
     /// Calls made, on all routes, the last one included; 0 for what came from the cache.
     pub attempts: u32,
-    /// Routes that were tried and failed before, in order, each with why.
+    /// Routes that came before and did not serve it, in order, each with why: they failed, had no quota, or their style has no words for what
+    /// the request asks.
     pub failed: Vec<FailedRoute>,
     /// Spent waiting for quota and between attempts.
     pub waited: Duration,

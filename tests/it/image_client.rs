@@ -176,6 +176,32 @@ async fn a_call_goes_to_the_next_route_where_one_has_no_room() {
 }
 
 #[tokio::test]
+async fn a_route_without_words_for_what_is_asked_is_passed_by_and_charged_nothing() {
+    let png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10\0\0\0\x10\x08\x02\0\0\0".to_vec();
+    let input = ImageInput::bytes(png).unwrap();
+    let masked = ImageRequest::edit("a hat", [input.clone()]).mask(input);
+    for (place, request, why) in [
+        (2, lighthouse().n(2), "n = 2: a route of style `responses` draws one image a call"),
+        (3, masked, "mask: a route of style `chat` takes none"),
+    ] {
+        let stage = Stage::new(Terms::new()).await;
+        let [images, ..] = styles(&stage.upstream);
+        let wordless = styles(&stage.upstream)[place].clone();
+        let alone = stage.client([wordless.clone()]).run(&alice(), request.clone()).await.unwrap_err();
+        let told = format!("no route: {}: {why}", wordless.name());
+        assert_eq!((alone.kind(), alone.to_string()), (ImageErrorKind::Invalid, told));
+        assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
+        let client = stage.client([wordless.clone(), images.clone().priority(1)]);
+        let served = client.run(&alice(), request.clone()).await.unwrap().served;
+        let failed: Vec<_> = served.failed.iter().map(|failed| (&*failed.route, failed.why.as_str())).collect();
+        assert_eq!((&*served.route, served.attempts, failed), ("images", 1, vec![(wordless.name(), why)]));
+        assert_eq!(stage.charged().await.requests, 1);
+        let client = stage.client([images, wordless.priority(1)]);
+        assert!(client.run(&alice(), request).await.unwrap().served.failed.is_empty(), "nobody came to it");
+    }
+}
+
+#[tokio::test]
 async fn a_route_says_which_models_it_has() {
     let stage = Stage::new(Terms::new()).await;
     let client = stage.client([stage.route()]);

@@ -4,7 +4,6 @@ use serde_json::{Map, Value, json};
 
 use super::{Inlining, extend};
 use crate::openai::{
-    error::ImageError,
     request::{ImageRequest, Quality, Size},
     transport::Body,
 };
@@ -13,10 +12,7 @@ use crate::openai::{
 const PLACES_MAX: usize = 32;
 
 /// The body. Chat completions know no images: a size and quality that the caller chose are sent by the names of the image API.
-pub(super) fn body(model: &str, request: &ImageRequest) -> Result<Body, ImageError> {
-    if request.mask.is_some() {
-        return Err(ImageError::invalid("mask: a route of style `chat` takes none"));
-    }
+pub(super) fn body(model: &str, request: &ImageRequest) -> Body {
     let mut inlining = Inlining::default();
     let content = if request.is_edit() {
         let mut parts = vec![json!({"type": "text", "text": request.prompt})];
@@ -35,7 +31,7 @@ pub(super) fn body(model: &str, request: &ImageRequest) -> Result<Body, ImageErr
     fields.extend((request.quality != Quality::Auto).then(|| ("quality".to_owned(), request.quality.name().into())));
     fields.extend(request.end_user.as_deref().map(|user| ("user".to_owned(), Value::from(user))));
     extend(&mut fields, &request.extra);
-    Ok(inlining.into_body(fields))
+    inlining.into_body(fields)
 }
 
 /// The addresses of images in a message: of Markdown images, else all data URLs, else all addresses. Those of links come last, as proxies
