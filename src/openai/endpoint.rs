@@ -230,11 +230,15 @@ mod tests {
         assert_eq!(url, "https://a/v1/chat/completions");
         let message = json!([{"role": "user", "content": "cat"}]);
         assert_eq!(body, json!({"model": "m", "messages": message, "size": "1024x1024"}));
-        let (_, body) = sent(&route, &ImageRequest::edit("hat", [image("a.png")]).n(2), Mode::Whole);
+        let (_, body) =
+            sent(&route, &ImageRequest::edit("hat", [image("a.png")]).n(2).fidelity(InputFidelity::Low), Mode::Whole);
         let parts = json!([
             {"type": "text", "text": "hat"},
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj"}}
         ]);
-        assert_eq!(body, json!({"model": "m", "messages": [{"role": "user", "content": parts}], "n": 2}));
+        assert_eq!(
+            body,
+            json!({"model": "m", "messages": [{"role": "user", "content": parts}], "n": 2, "input_fidelity": "low"})
+        );
     }
 }

@@ -15,7 +15,10 @@ mod vectors;
 
 use std::time::Duration;
 
-use allotment::openai::{ImageErrorKind, ImageInput, ImageRequest, RefusalKind, RetryPolicy, Route, Style};
+use allotment::openai::{
+    Background, ImageErrorKind, ImageInput, ImageRequest, Moderation, OutputFormat, RefusalKind, RetryPolicy, Route,
+    Style,
+};
 use allotment_upstream::{ChatPicture, ErrorShape, Fault, Raw, Script, Terms};
 
 use self::stage::{Charged, Stage, alice, is_png, lighthouse, styles};
@@ -198,6 +201,29 @@ async fn a_route_without_words_for_what_is_asked_is_passed_by_and_charged_nothin
         assert_eq!(stage.charged().await.requests, 1);
         let client = stage.client([images, wordless.priority(1)]);
         assert!(client.run(&alice(), request).await.unwrap().served.failed.is_empty(), "nobody came to it");
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_sets_is_sent_in_each_style() {
+    let stage = Stage::new(Terms::new()).await;
+    let request = lighthouse().background(Background::Opaque).moderation(Moderation::Low);
+    let request = request.format(OutputFormat::Webp).compression(50).end_user("u").extra("complexity", "low");
+    for route in styles(&stage.upstream) {
+        stage.client([route.clone()]).run(&alice(), request.clone()).await.unwrap();
+        let body = stage.upstream.calls().pop().unwrap().body;
+        let fields = if matches!(route.style(), Style::Responses { .. }) { &body["tools"][0] } else { &body };
+        for (name, value) in [
+            ("size", "1024x1024"),
+            ("quality", "low"),
+            ("background", "opaque"),
+            ("moderation", "low"),
+            ("output_format", "webp"),
+            ("complexity", "low"),
+        ] {
+            assert_eq!(fields[name], value, "{name} of {route:?}");
+        }
+        assert_eq!((&fields["output_compression"], &body["user"]), (&50.into(), &"u".into()), "{route:?}");
     }
 }
 
