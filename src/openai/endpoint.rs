@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::openai::{
         input::Source,
-        request::{Background, InputFidelity, OutputFormat},
+        request::{Background, InputFidelity, Moderation, OutputFormat, refuse_extra},
         transport::Field,
     };
 
@@ -162,6 +162,33 @@ mod tests {
             "stream": true, "partial_images": 2, "style": "vivid"
         });
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn what_is_sent_by_itself_is_not_taken_from_extra() {
+        let full = |request: ImageRequest| {
+            let request = request.n(2).size(Size::SQUARE).quality(Quality::Low).end_user("u").partial_images(1);
+            let request = request.background(Background::Opaque).format(OutputFormat::Webp).compression(50);
+            request.moderation(Moderation::Low).fidelity(InputFidelity::High)
+        };
+        let (drawn, edited) = (ImageRequest::generate("cat"), ImageRequest::edit("hat", [image("a.png")]));
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let own = ["type", "action"].map(str::to_owned);
+        let tool = sent(&Route::responses("a", "m", "key"), &full(edited.clone()).mask(image("b.png")), Mode::Stream);
+        let mut fields = keys(&tool.1["tools"][0]);
+        fields.retain(|field| !own.contains(field));
+        for route in [Route::compatible("a", "https://a/v1", "key"), Route::chat("a", "https://a/v1", "key")] {
+            fields.extend(keys(&sent(&route, &full(drawn.clone()), Mode::Stream).1));
+        }
+        let form = spell(&Route::openai("a", "key"), "m", &full(edited).mask(image("b.png")), Mode::Stream).body;
+        let Body::Form(parts) = form else { panic!("{form:?}") };
+        fields.extend(parts.into_iter().map(|part| match part {
+            Field::Text { name, .. } => name,
+            Field::Image { name, .. } => name.to_owned(),
+        }));
+        assert!(fields.len() > 40, "{fields:?}");
+        let taken: Vec<_> = fields.iter().filter(|field| refuse_extra(field).is_none()).collect();
+        assert!(taken.is_empty(), "{taken:?}");
     }
 
     #[test]

@@ -227,6 +227,18 @@ async fn what_a_request_sets_is_sent_in_each_style() {
     }
 }
 
+/// `extra` with `n` took one image of quota, and drew ten.
+#[tokio::test]
+async fn a_field_that_has_a_setter_does_not_pass_by_the_estimate() {
+    let stage = Stage::new(Terms::new()).await;
+    let client = stage.client([stage.route()]);
+    let error = client.run(&alice(), lighthouse().extra("n", 10)).await.unwrap_err();
+    let told = "extra \"n\": the client has a setter for it, `ImageRequest::n`";
+    assert_eq!((error.kind(), error.to_string().as_str()), (ImageErrorKind::Invalid, told));
+    assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
+    client.run(&alice(), lighthouse().extra("complexity", "low")).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_route_says_which_models_it_has() {
     let stage = Stage::new(Terms::new()).await;
