@@ -215,6 +215,7 @@ impl<'a> Serving<'a> {
             spend_micros: made.charged.named(&spent),
             cached: false,
             shared: false,
+            quality: self.request.quality,
             lowered_from: None,
         };
         Images { images: made.images, usage: made.usage, served }

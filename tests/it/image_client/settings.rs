@@ -19,6 +19,7 @@ async fn an_equal_request_is_served_from_the_cache_and_charged_nothing() {
     let charged = stage.charged().await;
     let again = client.run(&alice(), lighthouse().end_user("another")).await.unwrap();
     assert_eq!((again.served.cached, again.served.attempts, again.usage), (true, 0, drawn.usage));
+    assert_eq!((drawn.served.quality, again.served.quality), (Quality::Low, Quality::Low));
     assert!(is_png(&again.images[0].bytes().unwrap()));
     assert_eq!((stage.charged().await, stage.upstream.tally().calls), (charged, 1));
     assert!(!client.run(&alice(), lighthouse().size(Size::PORTRAIT)).await.unwrap().served.cached);
@@ -56,8 +57,9 @@ async fn who_waits_for_less_or_is_of_another_class_does_not_wait_with_others() {
 async fn a_profile_lowers_what_is_drawn() {
     let stage = Stage::new(Terms::new()).await;
     let client = stage.client_with([stage.route()], |builder| builder.profile(Profile::development()));
-    client.run(&alice(), lighthouse().quality(Quality::High)).await.unwrap();
+    let drawn = client.run(&alice(), lighthouse().quality(Quality::High)).await.unwrap();
     assert_eq!(stage.upstream.calls()[0].body["quality"], "low");
+    assert_eq!((drawn.served.quality, drawn.served.lowered_from), (Quality::Low, None));
 }
 
 #[tokio::test]
@@ -71,8 +73,9 @@ async fn a_lower_quality_is_drawn_where_full_quality_would_wait_too_long() {
     let second = client.run(&alice(), high()).await.unwrap();
     assert_eq!((first.served.lowered_from, second.served.lowered_from), (None, Some(Quality::High)));
     let drawn: Vec<_> = stage.upstream.calls().iter().map(|call| call.body["quality"].clone()).collect();
-    assert_eq!(drawn[0], "high");
-    assert_ne!(drawn[1], "high");
+    assert_eq!(drawn, [first.served.quality.name(), second.served.quality.name()]);
+    assert_eq!(first.served.quality, Quality::High);
+    assert!(second.served.quality < Quality::High);
 }
 
 /// The failure policy admits calls while the store is away; a look at the wait has no such policy.
