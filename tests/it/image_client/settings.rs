@@ -4,7 +4,7 @@ use std::{future::IntoFuture, time::Duration};
 
 use allotment::{
     FailurePolicy, Limit, Limiter, Policy,
-    openai::{AccessRules, Account, Cache, ImageErrorKind, Profile, Quality, Size},
+    openai::{AccessRules, Account, Cache, ImageErrorKind, Missing, Profile, Quality, Size},
 };
 use allotment_upstream::{Latency, Terms};
 
@@ -98,6 +98,8 @@ async fn an_account_without_access_is_told_what_is_missing_before_anything_is_ch
     let client = stage.client_with([stage.route()], |builder| builder.access(rules, Account::default()));
     let error = client.run(&alice(), lighthouse()).await.unwrap_err();
     assert_eq!(error.kind(), ImageErrorKind::Access);
-    assert!(error.to_string().contains("$5"), "{error}");
+    let report = error.access().unwrap();
+    assert_eq!((report.model.as_str(), error.to_string()), ("gpt-image-2", report.to_string()));
+    assert!(report.missing.contains(&Missing::Spend { needs_cents: 500, has_cents: 0 }), "{report:?}");
     assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
 }
