@@ -4,7 +4,7 @@ use std::{future::IntoFuture, time::Duration};
 
 use allotment::{
     FailurePolicy, Limit, Limiter, Policy,
-    openai::{AccessRules, Account, Cache, ImageErrorKind, Missing, Profile, Quality, Size},
+    openai::{AccessRules, Account, Cache, ImageErrorKind, Missing, Profile, Quality, Route, Size},
 };
 use allotment_upstream::{Latency, Terms};
 
@@ -76,6 +76,22 @@ async fn a_lower_quality_is_drawn_where_full_quality_would_wait_too_long() {
     assert_eq!(drawn, [first.served.quality.name(), second.served.quality.name()]);
     assert_eq!(first.served.quality, Quality::High);
     assert!(second.served.quality < Quality::High);
+}
+
+/// A route that cannot serve the request has room, and says nothing of how long it waits.
+#[tokio::test]
+async fn a_route_without_words_for_the_request_does_not_shorten_its_wait() {
+    let policy = Policy::new().limit(Limit::new("org").scope(["org"]).tokens(20_000).window(MINUTE));
+    let stage = Stage::with_policy(Terms::new(), policy).await;
+    let profile = Profile::production().lower_when_wait_exceeds(Duration::from_secs(1));
+    let wordless = Route::responses("responses", "gpt-5.2", stage.upstream.key()).base_url(stage.upstream.base_url());
+    let routes = [wordless.org("other"), stage.route().priority(1)];
+    let client = stage.client_with(routes, |builder| builder.profile(profile));
+    let two = || lighthouse().quality(Quality::High).n(2);
+    let first = client.run(&alice(), two()).await.unwrap().served;
+    let second = client.run(&alice(), two()).await.unwrap().served;
+    assert_eq!((&*first.route, first.lowered_from), ("direct", None));
+    assert_eq!((&*second.route, second.lowered_from), ("direct", Some(Quality::High)));
 }
 
 /// The failure policy admits calls while the store is away; a look at the wait has no such policy.
