@@ -66,7 +66,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn report(what: &str, drawn: &Images) {
     let served = &drawn.served;
-    let lowered = served.lowered_from.map_or_else(String::new, |asked| format!(", lower than {asked}"));
+    let lowered =
+        served.lowered_from.map_or_else(String::new, |asked| format!(", {} in place of {asked}", served.quality));
     println!(
         "{what:>14}: by {}, {:>6} millionths of a dollar{lowered}",
         served.route,

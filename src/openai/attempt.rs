@@ -91,7 +91,7 @@ impl Attempt<'_> {
         let streams = self.need.delivery == Delivery::Stream && endpoint::streams(&self.route.style);
         let mode = if streams { Mode::Stream } else { Mode::Whole };
         let model = self.route.upstream_model(self.need.model);
-        let Spelled { url, key_header, body } = endpoint::spell(self.route, model, self.request, mode)?;
+        let Spelled { url, key_header, body } = endpoint::spell(self.route, model, self.request, mode);
         let ready = self.transport.prepare(&url, key_header, self.route.key.as_ref(), body).await?;
         let held_for = || self.events.map_or(Duration::ZERO, Events::held_for);
         let (permit, began, held_before) = (unsent.sent(), Instant::now(), held_for());

@@ -26,7 +26,7 @@ use crate::{
         cache::Cache,
         date::Date,
         endpoint,
-        error::{ImageError, ImageErrorKind},
+        error::ImageError,
         estimate::Estimator,
         feedback::Pace,
         flight::Flights,
@@ -245,7 +245,7 @@ impl Access {
         if report.is_allowed() {
             return Ok(());
         }
-        Err(ImageError::new(ImageErrorKind::Access, report.to_string()))
+        Err(report.into())
     }
 }
 

@@ -46,12 +46,8 @@ pub(super) struct Spelled {
     pub(super) body: Body,
 }
 
-/// Spells `request` for a route, where the model is called `model`.
-///
-/// # Errors
-///
-/// `Invalid` for what the style has no words for.
-pub(super) fn spell(route: &Route, model: &str, request: &ImageRequest, mode: Mode) -> Result<Spelled, ImageError> {
+/// Spells `request` for a route that has words for it, where the model is called `model`.
+pub(super) fn spell(route: &Route, model: &str, request: &ImageRequest, mode: Mode) -> Spelled {
     let base = &route.base_url;
     let (url, key_header, body) = match &route.style {
         Style::Images => (
@@ -67,11 +63,11 @@ pub(super) fn spell(route: &Route, model: &str, request: &ImageRequest, mode: Mo
             (url, KeyHeader::ApiKey, images::body(None, request, mode))
         }
         Style::Responses { model: mainline } => {
-            (format!("{base}/responses"), KeyHeader::Bearer, responses::body(mainline, model, request, mode)?)
+            (format!("{base}/responses"), KeyHeader::Bearer, responses::body(mainline, model, request, mode))
         }
-        Style::Chat => (format!("{base}/chat/completions"), KeyHeader::Bearer, chat::body(model, request)?),
+        Style::Chat => (format!("{base}/chat/completions"), KeyHeader::Bearer, chat::body(model, request)),
     };
-    Ok(Spelled { url, key_header, body })
+    Spelled { url, key_header, body }
 }
 
 /// Asks a route which models it has.
@@ -135,7 +131,7 @@ mod tests {
     use super::*;
     use crate::openai::{
         input::Source,
-        request::{Background, InputFidelity, OutputFormat},
+        request::{Background, InputFidelity, Moderation, OutputFormat, refuse_extra},
         transport::Field,
     };
 
@@ -145,7 +141,7 @@ mod tests {
     }
 
     fn sent(route: &Route, request: &ImageRequest, mode: Mode) -> (String, Value) {
-        let spelled = spell(route, "m", request, mode).unwrap();
+        let spelled = spell(route, "m", request, mode);
         let Body::Json { text, inlined } = spelled.body else { panic!("{:?}", spelled.body) };
         let text = inlined.iter().fold(text, |text, inlined| text.replace(&inlined.marker, "YWJj"));
         (spelled.url, serde_json::from_str(&text).unwrap())
@@ -169,9 +165,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_by_itself_is_not_taken_from_extra() {
+        let full = |request: ImageRequest| {
+            let request = request.n(2).size(Size::SQUARE).quality(Quality::Low).end_user("u").partial_images(1);
+            let request = request.background(Background::Opaque).format(OutputFormat::Webp).compression(50);
+            request.moderation(Moderation::Low).fidelity(InputFidelity::High)
+        };
+        let (drawn, edited) = (ImageRequest::generate("cat"), ImageRequest::edit("hat", [image("a.png")]));
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let own = ["type", "action"].map(str::to_owned);
+        let tool = sent(&Route::responses("a", "m", "key"), &full(edited.clone()).mask(image("b.png")), Mode::Stream);
+        let mut fields = keys(&tool.1["tools"][0]);
+        fields.retain(|field| !own.contains(field));
+        for route in [Route::compatible("a", "https://a/v1", "key"), Route::chat("a", "https://a/v1", "key")] {
+            fields.extend(keys(&sent(&route, &full(drawn.clone()), Mode::Stream).1));
+        }
+        let form = spell(&Route::openai("a", "key"), "m", &full(edited).mask(image("b.png")), Mode::Stream).body;
+        let Body::Form(parts) = form else { panic!("{form:?}") };
+        fields.extend(parts.into_iter().map(|part| match part {
+            Field::Text { name, .. } => name,
+            Field::Image { name, .. } => name.to_owned(),
+        }));
+        assert!(fields.len() > 40, "{fields:?}");
+        let taken: Vec<_> = fields.iter().filter(|field| refuse_extra(field).is_none()).collect();
+        assert!(taken.is_empty(), "{taken:?}");
+    }
+
+    #[test]
     fn azure_names_the_deployment_and_not_the_model() {
         let route = Route::azure("a", "https://a.azure.com", "my images", "key").api_version("2025-04-01-preview");
-        let spelled = spell(&route, "m", &ImageRequest::generate("cat"), Mode::Whole).unwrap();
+        let spelled = spell(&route, "m", &ImageRequest::generate("cat"), Mode::Whole);
         let expected =
             "https://a.azure.com/openai/deployments/my%20images/images/generations?api-version=2025-04-01-preview";
         assert_eq!((spelled.url.as_str(), spelled.key_header), (expected, KeyHeader::ApiKey));
@@ -183,7 +206,7 @@ mod tests {
         let request = ImageRequest::edit("hat", [image("a.png"), image("b.png")]).mask(image("mask.png"));
         let request = request.fidelity(InputFidelity::High).extra("seed", 7);
         let route = Route::compatible("a", "https://a/v1", "key");
-        let spelled = spell(&route, "m", &request, Mode::Whole).unwrap();
+        let spelled = spell(&route, "m", &request, Mode::Whole);
         assert_eq!(spelled.url, "https://a/v1/images/edits");
         let Body::Form(fields) = spelled.body else { panic!() };
         let shown = |field: &Field| match field {
@@ -225,8 +248,6 @@ mod tests {
             "stream": true
         });
         assert_eq!(body, expected);
-        let two = spell(&route, "m", &ImageRequest::generate("cat").n(2), Mode::Whole).unwrap_err();
-        assert!(two.to_string().contains("n 2"), "{two}");
     }
 
     #[test]
@@ -236,11 +257,15 @@ mod tests {
         assert_eq!(url, "https://a/v1/chat/completions");
         let message = json!([{"role": "user", "content": "cat"}]);
         assert_eq!(body, json!({"model": "m", "messages": message, "size": "1024x1024"}));
-        let (_, body) = sent(&route, &ImageRequest::edit("hat", [image("a.png")]).n(2), Mode::Whole);
+        let (_, body) =
+            sent(&route, &ImageRequest::edit("hat", [image("a.png")]).n(2).fidelity(InputFidelity::Low), Mode::Whole);
         let parts = json!([
             {"type": "text", "text": "hat"},
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj"}}
         ]);
-        assert_eq!(body, json!({"model": "m", "messages": [{"role": "user", "content": parts}], "n": 2}));
+        assert_eq!(
+            body,
+            json!({"model": "m", "messages": [{"role": "user", "content": parts}], "n": 2, "input_fidelity": "low"})
+        );
     }
 }

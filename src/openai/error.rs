@@ -5,7 +5,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{error::Error, openai::refusal::Refusal};
+use crate::{
+    error::Error,
+    openai::{access::AccessReport, refusal::Refusal},
+};
 
 /// What went wrong, as far as a caller can act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,7 +18,7 @@ pub enum ImageErrorKind {
     Invalid,
     /// The limiter did not admit the call: see [`ImageError::limiter`]. Nothing was charged, and nothing was sent.
     NotAdmitted,
-    /// The account may not use the model: see the message for all that is missing. Nothing was charged, and nothing was sent.
+    /// The account may not use the model: see [`ImageError::access`] for all that is missing. Nothing was charged, and nothing was sent.
     Access,
     /// Upstream refused: see [`ImageError::refusal`]. The request is charged; tokens, images and money are given back. They stay as estimated
     /// where something may have been drawn: after events of a stream, and where a gateway gives no reason. Nothing is charged where a refusal
@@ -54,6 +57,7 @@ pub struct ImageError {
     message: Box<str>,
     refusal: Option<Box<Refusal>>,
     limiter: Option<Arc<Error>>,
+    access: Option<Box<AccessReport>>,
     admitted_at_ms: Option<u64>,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -62,7 +66,16 @@ pub struct ImageError {
 impl ImageError {
     pub(super) fn new(kind: ImageErrorKind, message: impl Into<Box<str>>) -> Self {
         let message = message.into();
-        Self { kind, message, refusal: None, limiter: None, admitted_at_ms: None, retry_after: None, source: None }
+        Self {
+            kind,
+            message,
+            refusal: None,
+            limiter: None,
+            access: None,
+            admitted_at_ms: None,
+            retry_after: None,
+            source: None,
+        }
     }
 
     pub(super) fn invalid(message: impl Into<Box<str>>) -> Self {
@@ -88,6 +101,7 @@ impl ImageError {
             message: self.message.clone(),
             refusal,
             limiter,
+            access: self.access.clone(),
             admitted_at_ms: self.admitted_at_ms,
             retry_after: self.retry_after,
             source,
@@ -132,6 +146,12 @@ impl ImageError {
         self.limiter.as_deref()
     }
 
+    /// All that the account misses, if it may not use the model.
+    #[must_use]
+    pub fn access(&self) -> Option<&AccessReport> {
+        self.access.as_deref()
+    }
+
     /// When the same call may succeed, as far as the limiter or upstream says, or the pause of a route.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -166,6 +186,14 @@ impl From<Error> for ImageError {
         let mut own = Self::new(ImageErrorKind::NotAdmitted, format!("not admitted: {error}"));
         own.limiter = Some(Arc::new(error));
         own
+    }
+}
+
+impl From<AccessReport> for ImageError {
+    fn from(report: AccessReport) -> Self {
+        let mut error = Self::new(ImageErrorKind::Access, report.to_string());
+        error.access = Some(Box::new(report));
+        error
     }
 }
 

@@ -2,10 +2,13 @@
 //!
 //! Invariant: no figure, token rule or model name is here: those are data of `models.toml`. Lacks the wire: see `endpoint`.
 
+mod setters;
+
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::setters::refuse_extra;
 use crate::openai::{
     error::{ImageError, ImageErrorKind},
     input::ImageInput,
@@ -149,7 +152,8 @@ impl ImageRequest {
         self
     }
 
-    /// A field of the API that this client has no name for, sent as it is.
+    /// A field of the API that this client has no name for, sent as it is. The call is refused as [`ImageErrorKind::Invalid`] if there is a setter
+    /// for it, such as [`n`](Self::n): the estimate does not look at it here.
     pub fn extra(mut self, field: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         self.extra.insert(field.into(), value.into());
         self

@@ -163,7 +163,8 @@ pub struct Served {
     pub model: String,
     /// Calls made, on all routes, the last one included; 0 for what came from the cache.
     pub attempts: u32,
-    /// Routes that were tried and failed before, in order, each with why.
+    /// Routes that came before and did not serve it, in order, each with why: they failed, had no quota, or their style has no words for what
+    /// the request asks.
     pub failed: Vec<FailedRoute>,
     /// Spent waiting for quota and between attempts.
     pub waited: Duration,
@@ -181,13 +182,17 @@ pub struct Served {
     pub cached: bool,
     /// It was the answer to an equal call that was under way.
     pub shared: bool,
-    /// The quality that was asked for, where a lower one was drawn instead.
+    /// The quality that was drawn, as upstream was asked for it: what a [`Profile`](crate::openai::Profile) makes of that of the request, and lower
+    /// yet where `lowered_from` is set. [`Quality::Auto`]: left to the model.
+    pub quality: Quality,
+    /// The quality that would have been drawn, where a lower one was drawn instead, as the wait for it was too long. With `high` here and `medium`
+    /// as `quality`, the image is of medium quality.
     pub lowered_from: Option<Quality>,
 }
 
 impl Served {
     /// From the cache: nobody was asked.
-    pub(super) fn cached(model: String) -> Self {
+    pub(super) fn cached(model: String, quality: Quality) -> Self {
         Self {
             route: "cache".into(),
             model,
@@ -201,6 +206,7 @@ impl Served {
             cached: true,
             shared: false,
             admitted_at_ms: 0,
+            quality,
             lowered_from: None,
         }
     }

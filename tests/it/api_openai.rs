@@ -62,7 +62,8 @@ async fn a_client_is_built_with_all_its_settings() {
     let alice = Subject::org("acme").user("alice");
     let error: ImageError = client.run(&alice, ImageRequest::generate("a lighthouse")).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ImageErrorKind::Unreachable, true));
-    assert!(error.refusal().is_none() && error.limiter().is_none() && error.retry_after().is_none());
+    assert!(error.refusal().is_none() && error.limiter().is_none() && error.access().is_none());
+    assert!(error.retry_after().is_none());
     let call: ImageCall = client.call(&alice, ImageRequest::generate("a lighthouse")).max_wait(Duration::ZERO);
     let refused = call.priority("interactive").expected(Cost::images(1)).await.unwrap_err();
     assert_eq!((refused.kind(), refused.admitted_at_ms().is_some()), (ImageErrorKind::Unreachable, true));

@@ -15,7 +15,10 @@ mod vectors;
 
 use std::time::Duration;
 
-use allotment::openai::{ImageErrorKind, ImageInput, ImageRequest, RefusalKind, RetryPolicy, Route, Style};
+use allotment::openai::{
+    Background, ImageErrorKind, ImageInput, ImageRequest, Moderation, OutputFormat, RefusalKind, RetryPolicy, Route,
+    Style,
+};
 use allotment_upstream::{ChatPicture, ErrorShape, Fault, Raw, Script, Terms};
 
 use self::stage::{Charged, Stage, alice, is_png, lighthouse, styles};
@@ -173,6 +176,67 @@ async fn a_call_goes_to_the_next_route_where_one_has_no_room() {
     assert_eq!(failed, ["direct", "gone"]);
     // the one that could not be reached costs nothing
     assert_eq!(stage.charged().await.requests, 2);
+}
+
+#[tokio::test]
+async fn a_route_without_words_for_what_is_asked_is_passed_by_and_charged_nothing() {
+    let png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10\0\0\0\x10\x08\x02\0\0\0".to_vec();
+    let input = ImageInput::bytes(png).unwrap();
+    let masked = ImageRequest::edit("a hat", [input.clone()]).mask(input);
+    for (place, request, why) in [
+        (2, lighthouse().n(2), "n = 2: a route of style `responses` draws one image a call"),
+        (3, masked, "mask: a route of style `chat` takes none"),
+    ] {
+        let stage = Stage::new(Terms::new()).await;
+        let [images, ..] = styles(&stage.upstream);
+        let wordless = styles(&stage.upstream)[place].clone();
+        let alone = stage.client([wordless.clone()]).run(&alice(), request.clone()).await.unwrap_err();
+        let told = format!("no route: {}: {why}", wordless.name());
+        assert_eq!((alone.kind(), alone.to_string()), (ImageErrorKind::Invalid, told));
+        assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
+        let client = stage.client([wordless.clone(), images.clone().priority(1)]);
+        let served = client.run(&alice(), request.clone()).await.unwrap().served;
+        let failed: Vec<_> = served.failed.iter().map(|failed| (&*failed.route, failed.why.as_str())).collect();
+        assert_eq!((&*served.route, served.attempts, failed), ("images", 1, vec![(wordless.name(), why)]));
+        assert_eq!(stage.charged().await.requests, 1);
+        let client = stage.client([images, wordless.priority(1)]);
+        assert!(client.run(&alice(), request).await.unwrap().served.failed.is_empty(), "nobody came to it");
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_sets_is_sent_in_each_style() {
+    let stage = Stage::new(Terms::new()).await;
+    let request = lighthouse().background(Background::Opaque).moderation(Moderation::Low);
+    let request = request.format(OutputFormat::Webp).compression(50).end_user("u").extra("complexity", "low");
+    for route in styles(&stage.upstream) {
+        stage.client([route.clone()]).run(&alice(), request.clone()).await.unwrap();
+        let body = stage.upstream.calls().pop().unwrap().body;
+        let fields = if matches!(route.style(), Style::Responses { .. }) { &body["tools"][0] } else { &body };
+        for (name, value) in [
+            ("size", "1024x1024"),
+            ("quality", "low"),
+            ("background", "opaque"),
+            ("moderation", "low"),
+            ("output_format", "webp"),
+            ("complexity", "low"),
+        ] {
+            assert_eq!(fields[name], value, "{name} of {route:?}");
+        }
+        assert_eq!((&fields["output_compression"], &body["user"]), (&50.into(), &"u".into()), "{route:?}");
+    }
+}
+
+/// `extra` with `n` took one image of quota, and drew ten.
+#[tokio::test]
+async fn a_field_that_has_a_setter_does_not_pass_by_the_estimate() {
+    let stage = Stage::new(Terms::new()).await;
+    let client = stage.client([stage.route()]);
+    let error = client.run(&alice(), lighthouse().extra("n", 10)).await.unwrap_err();
+    let told = "extra \"n\": the client has a setter for it, `ImageRequest::n`";
+    assert_eq!((error.kind(), error.to_string().as_str()), (ImageErrorKind::Invalid, told));
+    assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
+    client.run(&alice(), lighthouse().extra("complexity", "low")).await.unwrap();
 }
 
 #[tokio::test]

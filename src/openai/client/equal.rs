@@ -12,7 +12,7 @@ use crate::{
         error::ImageError,
         flight::{self, Flown},
         response::{Images, Served},
-        stream::{Events, ImageEvent},
+        stream::ImageEvent,
     },
     telemetry,
 };
@@ -38,7 +38,7 @@ impl ImageClient {
             if let Some(cache) = cache
                 && let Some(cached) = cache.get(&key).await
             {
-                let images = told(cached, asked.events).await;
+                let images = told(cached, asked).await;
                 telemetry::image_called(&images.served.route, "cached", 0);
                 return Ok(images);
             }
@@ -77,12 +77,12 @@ impl ImageClient {
 }
 
 /// What was kept, as an answer.
-async fn told(cached: Cached, events: Option<&Events>) -> Images {
+async fn told(cached: Cached, asked: Asked<'_>) -> Images {
     let Cached { model, usage, images } = cached;
-    if let Some(events) = events {
+    if let Some(events) = asked.events {
         for (index, image) in (0..).zip(&images) {
             events.tell(ImageEvent::Image { image: image.clone(), index }).await;
         }
     }
-    Images { images, usage, served: Served::cached(model) }
+    Images { images, usage, served: Served::cached(model, asked.request.quality) }
 }

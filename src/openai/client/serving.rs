@@ -74,7 +74,8 @@ impl<'a> Serving<'a> {
     /// How long it would wait for quota, on the route where that is shortest. A round trip per route, until one has room.
     pub(super) async fn wait(&mut self) -> Result<Duration, ImageError> {
         let mut shortest = Duration::MAX;
-        for route in self.order().await.map_err(ImageError::from)? {
+        let order = self.order().await.map_err(ImageError::from)?;
+        for route in order.into_iter().filter(|route| route.unsaid(&self.need).is_none()) {
             let (subject, cost) = (route.subject(&self.subject), self.cost(&route));
             match self.limiter.peek(&subject, cost).await? {
                 Decision::Allowed(_) => return Ok(Duration::ZERO),
@@ -214,6 +215,7 @@ impl<'a> Serving<'a> {
             spend_micros: made.charged.named(&spent),
             cached: false,
             shared: false,
+            quality: self.request.quality,
             lowered_from: None,
         };
         Images { images: made.images, usage: made.usage, served }

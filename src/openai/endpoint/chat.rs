@@ -2,21 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Inlining, extend};
-use crate::openai::{
-    error::ImageError,
-    request::{ImageRequest, Quality, Size},
-    transport::Body,
-};
+use super::{Inlining, common_fields, extend};
+use crate::openai::{request::ImageRequest, transport::Body};
 
 /// So many places of a message are looked at, as each look may go to its end.
 const PLACES_MAX: usize = 32;
 
-/// The body. Chat completions know no images: a size and quality that the caller chose are sent by the names of the image API.
-pub(super) fn body(model: &str, request: &ImageRequest) -> Result<Body, ImageError> {
-    if request.mask.is_some() {
-        return Err(ImageError::invalid("mask: a route of style `chat` takes none"));
-    }
+/// The body. Chat completions know no images: what the caller chose of them is sent by the names of the image API.
+pub(super) fn body(model: &str, request: &ImageRequest) -> Body {
     let mut inlining = Inlining::default();
     let content = if request.is_edit() {
         let mut parts = vec![json!({"type": "text", "text": request.prompt})];
@@ -31,11 +24,10 @@ pub(super) fn body(model: &str, request: &ImageRequest) -> Result<Body, ImageErr
     fields.insert("model".to_owned(), model.into());
     fields.insert("messages".to_owned(), json!([{"role": "user", "content": content}]));
     fields.extend((request.n > 1).then(|| ("n".to_owned(), request.n.into())));
-    fields.extend((request.size != Size::Auto).then(|| ("size".to_owned(), request.size.to_string().into())));
-    fields.extend((request.quality != Quality::Auto).then(|| ("quality".to_owned(), request.quality.name().into())));
+    fields.append(&mut common_fields(request));
     fields.extend(request.end_user.as_deref().map(|user| ("user".to_owned(), Value::from(user))));
     extend(&mut fields, &request.extra);
-    Ok(inlining.into_body(fields))
+    inlining.into_body(fields)
 }
 
 /// The addresses of images in a message: of Markdown images, else all data URLs, else all addresses. Those of links come last, as proxies

@@ -3,16 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::{Inlining, Mode, common_fields, extend};
-use crate::openai::{error::ImageError, request::ImageRequest, transport::Body};
+use crate::openai::{request::ImageRequest, transport::Body};
 
 /// The body. What the caller gave by name goes to the tool, which is where the fields of images are.
-pub(super) fn body(mainline: &str, model: &str, request: &ImageRequest, mode: Mode) -> Result<Body, ImageError> {
-    if request.n != 1 {
-        return Err(ImageError::invalid(format!(
-            "n {}: a route of style `responses` draws one image a call",
-            request.n
-        )));
-    }
+pub(super) fn body(mainline: &str, model: &str, request: &ImageRequest, mode: Mode) -> Body {
     let mut inlining = Inlining::default();
     let mut content = vec![json!({"type": "input_text", "text": request.prompt})];
     for image in &request.inputs {
@@ -39,5 +33,5 @@ pub(super) fn body(mainline: &str, model: &str, request: &ImageRequest, mode: Mo
     if mode == Mode::Stream {
         fields.insert("stream".to_owned(), true.into());
     }
-    Ok(inlining.into_body(fields))
+    inlining.into_body(fields)
 }

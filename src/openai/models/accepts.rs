@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     openai::{
-        request::{Background, ImageRequest, InputFidelity, OutputFormat, Quality, Size},
+        request::{Background, ImageRequest, InputFidelity, OutputFormat, Quality, Size, refuse_extra},
         tokens::Pixels,
     },
     policy::Certainty,
@@ -180,6 +180,9 @@ fn refuse_counts(request: &ImageRequest, counts: &Counts) -> Option<String> {
     let prompt_chars = request.prompt.chars().count();
     let shows_nothing = *background == Some(Background::Transparent);
     let is_compressed = matches!(format, Some(OutputFormat::Jpeg | OutputFormat::Webp));
+    if let Some(why) = request.extra.keys().find_map(|field| refuse_extra(field)) {
+        return Some(why);
+    }
     if prompt_chars == 0 {
         return Some("prompt: it is empty".to_owned());
     }
@@ -295,6 +298,7 @@ mod tests {
                 "background = transparent: it needs output_format png or webp, not jpeg",
             ),
             ("flux", lighthouse().n(11), "n = 11: 1 to 10"),
+            ("flux", lighthouse().extra("n", 2), "extra \"n\": the client has a setter for it, `ImageRequest::n`"),
         ];
         for (model, request, why) in rows {
             assert_eq!(Models::embedded().get(model).refuses(&request).as_deref(), Some(why));

@@ -1,4 +1,4 @@
-//! What a route turned out not to be able to do, and what it says it has.
+//! What the style of a route has no words for, what a route turned out not to be able to do, and what it says it has.
 //!
 //! Invariant: pure; time is a value. What is not known is taken for possible, and what was learnt is forgotten after a while, so that a
 //! route that has learnt something new is asked again.
@@ -14,7 +14,10 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 pub(super) use self::lack::Lack;
-use crate::openai::request::{ImageRequest, Size};
+use crate::openai::{
+    request::{ImageRequest, Size},
+    route::Style,
+};
 
 /// How long a lack is remembered.
 const LACKING_FOR: Duration = Duration::from_secs(600);
@@ -39,13 +42,25 @@ pub(in crate::openai) struct Need<'a> {
     /// Images to draw.
     pub(in crate::openai) images: u64,
     pub(in crate::openai) is_edit: bool,
+    pub(in crate::openai) has_mask: bool,
     pub(in crate::openai) delivery: Delivery,
 }
 
 impl<'a> Need<'a> {
     pub(in crate::openai) fn of(model: &'a str, request: &ImageRequest, delivery: Delivery) -> Self {
         let (size, images) = (request.size, u64::from(request.n));
-        Self { model, size, images, is_edit: request.is_edit(), delivery }
+        Self { model, size, images, is_edit: request.is_edit(), has_mask: request.mask.is_some(), delivery }
+    }
+
+    /// What of it a route of this style cannot be told, in words.
+    pub(super) fn unsaid_in(&self, style: &Style) -> Option<String> {
+        match style {
+            Style::Responses { .. } if self.images > 1 => {
+                Some(format!("n = {}: a route of style `responses` draws one image a call", self.images))
+            }
+            Style::Chat if self.has_mask => Some("mask: a route of style `chat` takes none".to_owned()),
+            Style::Images | Style::Azure { .. } | Style::Responses { .. } | Style::Chat => None,
+        }
     }
 }
 
@@ -173,7 +188,7 @@ mod tests {
 
     fn edit() -> Need<'static> {
         let size = Size::pixels(2048, 2048);
-        Need { model: "gpt-image-2", size, images: 1, is_edit: true, delivery: Delivery::Stream }
+        Need { model: "gpt-image-2", size, images: 1, is_edit: true, has_mask: false, delivery: Delivery::Stream }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{future::IntoFuture, time::Duration};
 
 use allotment::{
     FailurePolicy, Limit, Limiter, Policy,
-    openai::{AccessRules, Account, Cache, ImageErrorKind, Profile, Quality, Size},
+    openai::{AccessRules, Account, Cache, ImageErrorKind, Missing, Profile, Quality, Route, Size},
 };
 use allotment_upstream::{Latency, Terms};
 
@@ -19,6 +19,7 @@ async fn an_equal_request_is_served_from_the_cache_and_charged_nothing() {
     let charged = stage.charged().await;
     let again = client.run(&alice(), lighthouse().end_user("another")).await.unwrap();
     assert_eq!((again.served.cached, again.served.attempts, again.usage), (true, 0, drawn.usage));
+    assert_eq!((drawn.served.quality, again.served.quality), (Quality::Low, Quality::Low));
     assert!(is_png(&again.images[0].bytes().unwrap()));
     assert_eq!((stage.charged().await, stage.upstream.tally().calls), (charged, 1));
     assert!(!client.run(&alice(), lighthouse().size(Size::PORTRAIT)).await.unwrap().served.cached);
@@ -56,8 +57,9 @@ async fn who_waits_for_less_or_is_of_another_class_does_not_wait_with_others() {
 async fn a_profile_lowers_what_is_drawn() {
     let stage = Stage::new(Terms::new()).await;
     let client = stage.client_with([stage.route()], |builder| builder.profile(Profile::development()));
-    client.run(&alice(), lighthouse().quality(Quality::High)).await.unwrap();
+    let drawn = client.run(&alice(), lighthouse().quality(Quality::High)).await.unwrap();
     assert_eq!(stage.upstream.calls()[0].body["quality"], "low");
+    assert_eq!((drawn.served.quality, drawn.served.lowered_from), (Quality::Low, None));
 }
 
 #[tokio::test]
@@ -71,8 +73,25 @@ async fn a_lower_quality_is_drawn_where_full_quality_would_wait_too_long() {
     let second = client.run(&alice(), high()).await.unwrap();
     assert_eq!((first.served.lowered_from, second.served.lowered_from), (None, Some(Quality::High)));
     let drawn: Vec<_> = stage.upstream.calls().iter().map(|call| call.body["quality"].clone()).collect();
-    assert_eq!(drawn[0], "high");
-    assert_ne!(drawn[1], "high");
+    assert_eq!(drawn, [first.served.quality.name(), second.served.quality.name()]);
+    assert_eq!(first.served.quality, Quality::High);
+    assert!(second.served.quality < Quality::High);
+}
+
+/// A route that cannot serve the request has room, and says nothing of how long it waits.
+#[tokio::test]
+async fn a_route_without_words_for_the_request_does_not_shorten_its_wait() {
+    let policy = Policy::new().limit(Limit::new("org").scope(["org"]).tokens(20_000).window(MINUTE));
+    let stage = Stage::with_policy(Terms::new(), policy).await;
+    let profile = Profile::production().lower_when_wait_exceeds(Duration::from_secs(1));
+    let wordless = Route::responses("responses", "gpt-5.2", stage.upstream.key()).base_url(stage.upstream.base_url());
+    let routes = [wordless.org("other"), stage.route().priority(1)];
+    let client = stage.client_with(routes, |builder| builder.profile(profile));
+    let two = || lighthouse().quality(Quality::High).n(2);
+    let first = client.run(&alice(), two()).await.unwrap().served;
+    let second = client.run(&alice(), two()).await.unwrap().served;
+    assert_eq!((&*first.route, first.lowered_from), ("direct", None));
+    assert_eq!((&*second.route, second.lowered_from), ("direct", Some(Quality::High)));
 }
 
 /// The failure policy admits calls while the store is away; a look at the wait has no such policy.
@@ -95,6 +114,8 @@ async fn an_account_without_access_is_told_what_is_missing_before_anything_is_ch
     let client = stage.client_with([stage.route()], |builder| builder.access(rules, Account::default()));
     let error = client.run(&alice(), lighthouse()).await.unwrap_err();
     assert_eq!(error.kind(), ImageErrorKind::Access);
-    assert!(error.to_string().contains("$5"), "{error}");
+    let report = error.access().unwrap();
+    assert_eq!((report.model.as_str(), error.to_string()), ("gpt-image-2", report.to_string()));
+    assert!(report.missing.contains(&Missing::Spend { needs_cents: 500, has_cents: 0 }), "{report:?}");
     assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
 }

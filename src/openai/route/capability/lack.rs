@@ -118,7 +118,7 @@ mod tests {
 
     fn edit() -> Need<'static> {
         let size = Size::pixels(2048, 2048);
-        Need { model: "gpt-image-2", size, images: 1, is_edit: true, delivery: Delivery::Stream }
+        Need { model: "gpt-image-2", size, images: 1, is_edit: true, has_mask: false, delivery: Delivery::Stream }
     }
 
     #[test]
