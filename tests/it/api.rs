@@ -218,7 +218,7 @@ async fn an_upstream_says_what_it_counts_and_asks_for_a_pause() {
     let limiter = Limiter::builder().policy(pool).clock(ManualClock::new()).build().unwrap();
     let permit = limiter.try_acquire(&alice(), Cost::images(1)).await.unwrap().into_result().unwrap();
     let told: Observation = Observation::new(&permit, "images", 5).out_of(9).window(MINUTE);
-    assert_eq!(limiter.observe(told).await.unwrap(), Some(3));
+    assert_eq!(limiter.observe(told).await.unwrap(), Some(4), "three, and one in reserve");
     let same: Observation = Observation::counted(&permit, Resource::Images, 4).out_of(9);
     assert_eq!(limiter.observe(same).await.unwrap(), None, "the same call says nothing new");
     limiter.cool_down(&alice(), Resource::Images, MINUTE).await.unwrap();
