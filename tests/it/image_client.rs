@@ -1,5 +1,6 @@
 //! The image client against a simulated upstream, over real sockets: what is drawn, and what is asked again.
 
+mod cancels;
 mod charges;
 mod counts;
 mod echoes;
