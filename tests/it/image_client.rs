@@ -5,6 +5,7 @@ mod charges;
 mod counts;
 mod echoes;
 mod feedback;
+mod fetches;
 mod pauses;
 mod repeats;
 mod secrets;
