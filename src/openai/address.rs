@@ -96,6 +96,9 @@ mod tests {
             ("169.254.169.254", false),
             ("172.16.0.1", false),
             ("192.168.1.1", false),
+            ("192.0.0.8", false),
+            ("192.0.2.1", false),
+            ("198.19.0.1", false),
             ("224.0.0.1", false),
             ("255.255.255.255", false),
             ("::", false),
@@ -104,6 +107,8 @@ mod tests {
             ("64:ff9b::a9fe:a9fe", false),
             ("fd00:ec2::254", false),
             ("fe80::1", false),
+            ("2001:0:7f00:1::", false),
+            ("2001:db8::1", false),
             ("2002:7f00:1::", false),
         ] {
             assert_eq!(is_global(address.parse().unwrap()), expected, "{address}");
@@ -114,7 +119,13 @@ mod tests {
     fn a_host_is_known_in_whatever_way_it_is_written() {
         let may_be = |url: &str| may_be_global(&Url::parse(url).unwrap().host().unwrap());
         assert!(may_be("https://images.example/a.png") && may_be("http://8.8.8.8/"));
-        for url in ["http://localhost/", "http://2130706433/", "http://0x7f.1/", "http://[::ffff:7f00:1]/"] {
+        for url in [
+            "http://localhost/",
+            "http://a.localhost/",
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://[::ffff:7f00:1]/",
+        ] {
             assert!(!may_be(url), "{url}");
         }
         assert!(share_host("https://a.example/v1", "http://A.example:8080/1.png"));

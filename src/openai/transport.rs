@@ -365,7 +365,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_others_named_does_not_lead_into_the_own_network() {
-        for url in ["http://127.0.0.1:1/", "http://localhost:1/", "http://169.254.169.254/latest/meta-data"] {
+        for url in [
+            "http://127.0.0.1:1/",
+            "http://localhost:1/",
+            "http://169.254.169.254/latest/meta-data",
+            "ftp://8.8.8.8/a.png",
+        ] {
             let error = transport().fetch_abroad(url).await.unwrap_err();
             assert_eq!(error.kind(), ImageErrorKind::Invalid, "{url}");
         }
@@ -373,6 +378,18 @@ mod tests {
         let resolve = async |abroad: Abroad| abroad.resolve("localhost".parse().unwrap()).await.is_ok();
         assert!(!resolve(abroad(Vec::new())).await, "a name that leads to this machine");
         assert!(resolve(abroad(vec!["localhost".to_owned()])).await, "one of a proxy");
+    }
+
+    /// As where a name of the world is made to lead here once it has been looked at.
+    #[tokio::test]
+    async fn nobody_connects_to_a_name_that_leads_into_the_own_network() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = address(&format!("http://localhost:{}/", listener.local_addr().unwrap().port())).unwrap();
+        let transport = transport();
+        let error = transport.fetch_with(transport.abroad.clone(), url, None).await.unwrap_err();
+        assert_eq!(error.kind(), ImageErrorKind::Unreachable);
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The image client against a simulated upstream, over real sockets: what is drawn, and what is asked again.
 
+mod cancels;
 mod charges;
 mod counts;
 mod echoes;
 mod feedback;
+mod fetches;
 mod pauses;
 mod repeats;
 mod secrets;
