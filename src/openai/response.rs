@@ -163,8 +163,8 @@ pub struct Served {
     pub model: String,
     /// Calls made, on all routes, the last one included; 0 for what came from the cache.
     pub attempts: u32,
-    /// Routes that came before and did not serve it, in order, each with why: they failed, had no quota, or their style has no words for what
-    /// the request asks.
+    /// Routes that did not serve it, each with why: those whose style has no words for what the request asks, then those that came before and
+    /// failed or had no quota, in order.
     pub failed: Vec<FailedRoute>,
     /// Spent waiting for quota and between attempts.
     pub waited: Duration,

@@ -196,13 +196,11 @@ async fn a_route_without_words_for_what_is_asked_is_passed_by_and_charged_nothin
         let told = format!("no route: {}: {why}", wordless.name());
         assert_eq!((alone.kind(), alone.to_string()), (ImageErrorKind::Invalid, told));
         assert_eq!((stage.charged().await, stage.upstream.tally().calls), (Charged::default(), 0));
-        let client = stage.client([wordless.clone(), images.clone().priority(1)]);
-        let served = client.run(&alice(), request.clone()).await.unwrap().served;
+        let client = stage.client([wordless.clone(), images.priority(1)]);
+        let served = client.run(&alice(), request).await.unwrap().served;
         let failed: Vec<_> = served.failed.iter().map(|failed| (&*failed.route, failed.why.as_str())).collect();
         assert_eq!((&*served.route, served.attempts, failed), ("images", 1, vec![(wordless.name(), why)]));
         assert_eq!(stage.charged().await.requests, 1);
-        let client = stage.client([images, wordless.priority(1)]);
-        assert!(client.run(&alice(), request).await.unwrap().served.failed.is_empty(), "nobody came to it");
     }
 }
 

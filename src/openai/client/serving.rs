@@ -74,8 +74,7 @@ impl<'a> Serving<'a> {
     /// How long it would wait for quota, on the route where that is shortest. A round trip per route, until one has room.
     pub(super) async fn wait(&mut self) -> Result<Duration, ImageError> {
         let mut shortest = Duration::MAX;
-        let order = self.order().await.map_err(ImageError::from)?;
-        for route in order.into_iter().filter(|route| route.unsaid(&self.need).is_none()) {
+        for route in self.order().await.map_err(ImageError::from)? {
             let (subject, cost) = (route.subject(&self.subject), self.cost(&route));
             match self.limiter.peek(&subject, cost).await? {
                 Decision::Allowed(_) => return Ok(Duration::ZERO),
@@ -202,11 +201,13 @@ impl<'a> Serving<'a> {
 
     fn images(self, route: Arc<str>, made: Made) -> Images {
         let spent = Resource::from(SPEND);
+        let mut failed = self.core.routes.wordless(&self.need);
+        failed.extend(self.journal.failed);
         let served = Served {
             route,
             model: self.need.model.to_owned(),
             attempts: self.journal.attempts,
-            failed: self.journal.failed,
+            failed,
             waited: self.journal.waited,
             latency: made.latency,
             admitted_at_ms: made.admitted_at_ms,

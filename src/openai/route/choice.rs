@@ -1,7 +1,7 @@
 //! Which routes a call may go to, best first.
 //!
 //! Invariant: the order is a function of the call, a moment and a seed. A route that cannot serve the call is not in it, and one of which that
-//! is doubted, only where there is no other. One that has no words for the call is in it before others, to be passed by, and never the last.
+//! is doubted, only where there is no other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +15,7 @@ use crate::{
         error::{ImageError, ImageErrorKind},
         estimate::Estimate,
         refusal::Refusal,
+        response::FailedRoute,
         route::{
             Route,
             capability::Need,
@@ -108,7 +109,7 @@ impl Routes {
         self.states.iter().map(|state| state.status(now)).collect()
     }
 
-    /// The routes that can serve a call, best first, and before them those that have no words for it. Empty: none can.
+    /// The routes that can serve a call, best first.
     pub(in crate::openai) fn order(
         &self,
         need: &Need<'_>,
@@ -116,33 +117,25 @@ impl Routes {
         moment: &Moment<'_>,
     ) -> Vec<Arc<RouteState>> {
         let mut draws = fastrand::Rng::with_seed(moment.seed);
-        let (mut ranked, mut doubted, mut wordless) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ranked, mut doubted) = (Vec::with_capacity(self.states.len()), Vec::new());
         for (place, state) in self.states.iter().enumerate() {
             // drawn for each, so that one that cannot serve does not change the draws of the others
             let draw = weighted(&mut draws, state.route().weight);
             let spend_micros = state.spend_micros(need, estimate);
-            if self.is_too_dear(spend_micros) {
+            if self.is_too_dear(spend_micros) || state.stop(need, moment.now).is_some() {
                 continue;
             }
-            let rank = match state.stop(need, moment.now) {
-                Some(Stop { ends: Ends::Unsaid, .. }) => &mut wordless,
-                Some(_) => continue,
-                None if state.is_doubted(need, moment.now) => &mut doubted,
-                None => &mut ranked,
-            };
             let badness = match self.strategy {
                 Strategy::Priority => 0.0,
                 Strategy::Score => badness_by_score(state.standing(moment.now)),
                 Strategy::Cheapest => spend_micros.map_or(f64::INFINITY, |micros| micros as f64),
                 Strategy::MostQuotaLeft => -moment.shares.get(place).copied().unwrap_or(0.0),
             };
+            let rank = if state.is_doubted(need, moment.now) { &mut doubted } else { &mut ranked };
             rank.push(Ranked { badness, priority: state.route().priority, draw, state });
         }
         let mut ranked = if ranked.is_empty() { doubted } else { ranked };
-        ranked.append(&mut wordless);
         ranked.sort_by(Ranked::compare);
-        let last = ranked.iter().rposition(|ranked| ranked.state.unsaid(need).is_none());
-        ranked.truncate(last.map_or(0, |last| last + 1));
         ranked.into_iter().map(|ranked| Arc::clone(ranked.state)).collect()
     }
 
@@ -166,6 +159,13 @@ impl Routes {
         self.order(need, estimate, &moment)
     }
 
+    /// The routes of the model whose style has no words for what a call asks: they are in no order, and what they lack is told.
+    pub(in crate::openai) fn wordless(&self, need: &Need<'_>) -> Vec<FailedRoute> {
+        let of_model = self.states.iter().filter(|state| state.route().serves(need.model));
+        let wordless = of_model.filter_map(|state| Some((state, need.unsaid_in(&state.route().style)?)));
+        wordless.map(|(state, why)| FailedRoute { route: Arc::clone(state.name()), why }).collect()
+    }
+
     /// Why the order is empty.
     pub(in crate::openai) fn no_route(&self, need: &Need<'_>, estimate: &Estimate, now: Instant) -> NoRoute {
         let mut none = NoRoute { why: Vec::new(), retry_after: None, refusal: None };
@@ -179,7 +179,7 @@ impl Routes {
             };
             none.why.push(format!("{}: {why}", state.name()));
             match ends {
-                Ends::Never | Ends::Unsaid => {}
+                Ends::Never => {}
                 Ends::After(wait) => none.retry_after = Some(none.retry_after.map_or(wait, |first| first.min(wait))),
                 Ends::ByPeople(refusal) => none.refusal = none.refusal.or(Some(refusal)),
             }

@@ -155,8 +155,8 @@ impl RouteState {
         if !self.route.serves(need.model) {
             return Some(Stop { why: format!("it does not serve {}", need.model), ends: Ends::Never });
         }
-        if let Some(why) = self.unsaid(need) {
-            return Some(Stop { why, ends: Ends::Unsaid });
+        if let Some(why) = need.unsaid_in(&self.route.style) {
+            return Some(Stop { why, ends: Ends::Never });
         }
         let Learnt { health, abilities, closed_by, .. } = &*self.learnt.lock();
         if let Some(why) = abilities.stop(need, self.upstream_model(need.model), now) {
@@ -175,11 +175,6 @@ impl RouteState {
                 Stop { why, ends: Ends::After(retry_after) }
             }
         })
-    }
-
-    /// What the style of the route has no words for, if the call asks for that.
-    pub(in crate::openai) fn unsaid(&self, need: &Need<'_>) -> Option<String> {
-        need.unsaid_in(&self.route.style)
     }
 
     /// Whether a call is better served by another route: this one refused such a call lately. Where there is no other, it is tried.
@@ -205,8 +200,6 @@ pub(super) struct Stop {
 pub(super) enum Ends {
     /// Not for this call: it is about settings, or about what the route cannot do.
     Never,
-    /// Not for this call either: the style of the route has no words for it.
-    Unsaid,
     After(Duration),
     /// When somebody has mended what it refused with.
     ByPeople(Box<Refusal>),

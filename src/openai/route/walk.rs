@@ -56,10 +56,6 @@ pub(in crate::openai) async fn walk<W: Walker>(
     }
     let mut lines = Vec::new();
     for route in order {
-        if let Some(why) = route.unsaid(need) {
-            walk.passed_by(route, &why);
-            continue;
-        }
         let Some(passage) = route.enter(Instant::now()) else {
             walk.passed_by(route, FINDING_OUT);
             continue;

@@ -8,13 +8,7 @@ use crate::{
     openai::{
         refusal::Refusal,
         request::ImageRequest,
-        route::{
-            Route,
-            capability::Delivery,
-            choice::{Moment, Routes},
-            health::BreakerState,
-            price::tried::estimate,
-        },
+        route::{Route, capability::Delivery, choice::Routes, health::BreakerState},
     },
     resource::Resource,
 };
@@ -289,28 +283,4 @@ async fn quota_that_came_while_another_finds_out_is_given_back() {
     assert_eq!((stuck.error.kind(), stuck.journal.attempts), (ImageErrorKind::Unreachable, 0));
     assert_eq!(stage.asked(), ["wait a", "give back Serve"]);
     drop(probe);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_route_without_words_for_the_call_is_asked_for_nothing() {
-    let two = Need { images: 2, ..need() };
-    let routes = [
-        Route::responses("first", "mainline", "key"),
-        Route::openai("a", "key").priority(1),
-        Route::responses("last", "mainline", "key").priority(2),
-    ];
-    let order = |routes: &Routes, need: &Need<'_>| {
-        routes.order(need, &estimate(None), &Moment { now: Instant::now(), seed: 1, shares: &[] })
-    };
-    let wordless = Routes::new([routes[0].clone(), routes[2].clone()]).unwrap();
-    assert_eq!((order(&wordless, &two).len(), order(&wordless, &need()).len()), (0, 2));
-    let does = [("a", vec![Deny(3), Deny(3), Serve])].into_iter().collect();
-    let script = Script { does: Mutex::new(does), asked: Mutex::default() };
-    let order = order(&Routes::new(routes).unwrap(), &two);
-    let Walked { served, journal, .. } = walk(&script, &order, &two, Duration::from_secs(60)).await.unwrap();
-    assert_eq!((&*served, journal.attempts), ("a", 1));
-    assert_eq!(*script.asked.lock(), ["admit a", "wait a", "attempt a"]);
-    let failed: Vec<_> = journal.failed.iter().map(|failed| &*failed.route).collect();
-    assert_eq!(failed, ["first", "a"], "nobody came to the last");
-    assert_eq!(journal.failed[0].why, "n = 2: a route of style `responses` draws one image a call");
 }
