@@ -3,7 +3,7 @@
 //! Invariant: what the client sends by itself is not taken from `extra`, which neither the estimate nor a check looks at.
 
 /// With how it is set; `responses` and chats have names of their own for some.
-const SETTERS: [(&str, &str); 18] = [
+const SETTERS: [(&str, &str); 20] = [
     ("model", "ImageRequest::model"),
     ("prompt", "ImageRequest::generate"),
     ("messages", "ImageRequest::generate"),
@@ -22,6 +22,9 @@ const SETTERS: [(&str, &str); 18] = [
     ("mask", "ImageRequest::mask"),
     ("input_image_mask", "ImageRequest::mask"),
     ("user", "ImageRequest::end_user"),
+    // what a tool of the Responses API is told to do
+    ("type", "Route::responses"),
+    ("action", "ImageRequest::edit"),
 ];
 
 /// Why a field cannot be given by `extra`, if it cannot.
