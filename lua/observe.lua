@@ -4,7 +4,8 @@
 --       2            ledger     string   what is charged per scope and window
 --       3            others     string   what is held for others of one resource of it: see README.md
 -- ARGV  1            packed     1 I2, 0 I2, 0 I2, 0 I2, window I6 (ms), 0 I1; the resource's place I1 (1 to 3); what upstream had counted
---                               I6; what the ledger held when the call was admitted I6; when that was I6 (ms); what the limit enforces I6
+--                               I6; what the ledger held when the call was admitted I6; when that was I6 (ms); what the limit enforces
+--                               I6; how much of what was counted is used by nobody I6
 -- RETURNS packed: code I1, what was held before I6, what is held now I6
 --       code 1 renewed, 2 nothing new was told, 6 an amount out of range; 2 and 6 change nothing; an error ALLOTFORMAT, and nothing changed,
 --       if a key holds something else
@@ -15,7 +16,7 @@
 
 local RENEWED, NOTHING, OUT_OF_RANGE = 1, 2, 6
 local key, w = keys[slots_from + 1], window[1]
-local place, counted, used_then, at, limit = read('<BI6I6I6I6', args, position)
+local place, counted, used_then, at, limit, lacking = read('<BI6I6I6I6I6', args, position)
 local raw = try('GET', key)
 if broken and broken[1] or type(raw) == 'table' or raw and (#raw < 18 or #raw % 12 ~= 6) then
   return redis.error_reply('ALLOTFORMAT ledger')
@@ -57,9 +58,9 @@ end
 local ours_now = math.min(log.used[place], TOTAL_MAX) - before
 local seen = math.max(counted - math.max(used_then - found, ours_now, 0), 0)
 -- others use more until the next answer, and not evenly: a quarter is held besides, and at most half of what they leave
-local reserve = math.min(math.ceil(seen / 4), math.max(math.floor((limit - seen) / 2), 0))
--- it falls by a 64th, and one more for each 64th of a window since it was renewed
-local falls_to = before - math.ceil(before / PARTS) * (1 + math.floor((now - held_at) * PARTS / w))
+local reserve = math.min(math.ceil(math.max(seen - lacking, 0) / 4), math.max(math.floor((limit - seen) / 2), 0))
+-- it falls by a 64th, and once more for each 64th of a window since it was renewed
+local falls_to = before - math.ceil(before / PARTS) * (1 + math.floor(math.max(now - held_at, 0) * PARTS / w))
 local others = math.max(seen + reserve, falls_to)
 local is_too_soon = others ~= before and levels > 0 and (now - since[levels]) * PARTS < w
 if at + w <= now or at < told_at or is_unclear or is_too_soon then

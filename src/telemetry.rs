@@ -30,7 +30,7 @@ const STATE_LOSSES: &str = "allotment_state_losses_total";
 
 /// Cool-downs that an upstream asked for and that changed when calls may start, by `resource`. A counter.
 const COOL_DOWNS: &str = "allotment_cool_downs_total";
-/// What more others were found to use of an upstream's quota, in units of the resource, by `resource`. A counter.
+/// What more was held for others who use an upstream's quota, in units of the resource, by `resource`. A counter.
 const OBSERVED: &str = "allotment_observed_total";
 /// Decisions that a failure policy made, by `policy` (`allow`, `local`) and `outcome` (`admitted`, `denied`). They count among
 /// [`DECISIONS`] as well. A counter.

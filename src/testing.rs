@@ -153,6 +153,8 @@ pub struct RawTold {
     pub at: u64,
     /// What the limit enforces.
     pub limit: u64,
+    /// How much of what was counted is used by nobody.
+    pub lacking: u64,
 }
 
 /// What a settlement found: `now`, `before`, `absent` or `lost`.
@@ -318,8 +320,8 @@ impl RawStore {
     ///
     /// The store's.
     pub async fn observe(&self, org: &str, ledger: &RawLedger, told: &RawTold) -> Result<Option<[u64; 2]>, Error> {
-        let RawTold { place, counted, used, at, limit } = *told;
-        let told = Told { place, counted, used, at, limit };
+        let RawTold { place, counted, used, at, limit, lacking } = *told;
+        let told = Told { place, counted, used, at, limit, lacking };
         let request = ObserveRequest { ledger: key(ledger), window_ms: ledger.window_ms, told };
         Ok(self.0.observe(org, &request).await?.map(|held| [held.before, held.now]))
     }

@@ -11,6 +11,7 @@ use crate::{
     calendar::{Held, Told},
     clock::millis,
     control::Control,
+    cost::Cost,
     error::Error,
     permit::Permit,
     plan::{Plan, UpstreamPool},
@@ -117,15 +118,15 @@ impl Observation {
     fn told(&self) -> Option<(&Call, UpstreamPool, Told)> {
         let call = self.call.as_ref()?;
         let pool = call.plan.upstream_pool(&self.resource, millis(self.window))?;
+        let limit = self.limit.unwrap_or(pool.amount);
         let counted = match self.said {
             Said::Remaining(remaining) => pool.amount.saturating_sub(remaining),
-            Said::Counted(counted) => {
-                let limit = self.limit.unwrap_or(pool.amount);
-                pool.amount.saturating_add(counted).saturating_sub(limit)
-            }
+            Said::Counted(counted) => pool.amount.saturating_add(counted).saturating_sub(limit),
         };
+        let counted = counted.min(Cost::AMOUNT_MAX);
         let used = call.ledgers.get(pool.ledger).map_or(0, |state| state.used[pool.place]) + call.yet_to_come;
-        let told = Told { place: pool.place, counted, used, at: call.seen_at, limit: pool.enforced };
+        let lacking = pool.amount.saturating_sub(limit);
+        let told = Told { place: pool.place, counted, used, at: call.seen_at, limit: pool.enforced, lacking };
         Some((call, pool, told))
     }
 
@@ -161,11 +162,11 @@ impl Doubted {
 
 impl Limiter {
     /// Takes into account what others use of an upstream's quota, as far as upstream has told: whoever shares it without asking this limiter.
-    /// Says how much that is; `None` if nothing new was told, or no limit counts as upstream does. One round trip.
+    /// Says how much is held for them; `None` if nothing new was told, or no limit counts as upstream does. One round trip.
     ///
     /// That is what upstream had counted, less what the fleet had used by the time of the call, or uses by now if that is more, and a quarter
-    /// besides, but at most half of what they leave. It falls by about a 64th for each 64th of a window since the last answer. The ledger
-    /// holds it, in place of what it held for others before, for a window from now on; while calls wait in line, for two, so that places
+    /// besides, but at most half of what they leave. It rises at once, or a 64th of a window after the last change, and falls by a 64th of what
+    /// is left, and once more for each 64th of a window since the last answer. The ledger holds it, in place of what it held for others before, for a window from now on; while calls wait in line, for two, so that places
     /// behind the first leave room for others, too. Tell of each answer, or of one a second, and it follows what they do. What the fleet
     /// uses by itself adds nothing, however late an answer comes, and two processes that see the same stranger hold it once.
     ///

@@ -63,7 +63,7 @@ pub(super) async fn self_test(store: &Store, [org, governed]: &[String; 2]) -> R
     store.controls(governed, 1).await.map_err(failed("controls"))?;
     if let Some(UpstreamPool { key, window_ms, place, .. }) = plan.upstream_pool(&Resource::Requests, WINDOW_MS) {
         // told in the future, which is as good as now
-        let told = Told { place, counted: 1, used: 0, at: ENTRY_MAX, limit: 1 };
+        let told = Told { place, counted: 1, used: 0, at: ENTRY_MAX, limit: 1, lacking: 0 };
         let request = ObserveRequest { ledger: key, window_ms, told };
         store.observe(org, &request).await.map_err(failed("observe"))?;
     }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is wrong, what the scripts say, and what they say then.
-const FAULTS: [(&str, &str, &str); 52] = [
+const FAULTS: [(&str, &str, &str); 53] = [
     (
         "the fold bound is a 63rd of the window",
         "(F[x + 4] - F[x - 4]) * PARTS < log.window",
@@ -126,7 +126,12 @@ const FAULTS: [(&str, &str, &str); 52] = [
     ("what others use is not booked for the line", "if has_line then", "if false then"),
     ("what we use by now is taken for others'", "found, ours_now, 0)", "found, 0)"),
     ("what is held for others falls at once", "math.max(seen + reserve, falls_to)", "seen + reserve"),
-    ("what is held for others falls the same however late", "* (1 + math.floor((now - held_at) * PARTS / w))", ""),
+    (
+        "what is held for others falls the same however late",
+        "* (1 + math.floor(math.max(now - held_at, 0) * PARTS / w))",
+        "",
+    ),
+    ("what upstream does not have is reserved", "math.max(seen - lacking, 0)", "seen"),
     ("the reserve leaves nothing", "math.max(math.floor((limit - seen) / 2), 0)", "math.max(limit - seen, 0)"),
     ("what a call has found of others is taken for ours", "found = amount[i]", ""),
     ("an older word is believed", "at < told_at or", ""),

@@ -344,7 +344,7 @@ async fn an_observation_that_meets_what_it_cannot_read_changes_nothing() {
     let Stage::Redis { server, .. } = &stage else { panic!("a stage in Redis") };
     let (store, org, mut conn) = (stage.raw(), random_org(), raw(server).await);
     let ledger = RawLedger { user: None, window_ms: 60_000 };
-    let told = RawTold { place: 2, counted: 30, used: 0, at: stage.now_ms(), limit: 0 };
+    let told = RawTold { place: 2, counted: 30, used: 0, at: stage.now_ms(), limit: 0, lacking: 0 };
     let others = format!("allot:1:{{{org}}}:o2:60000");
     for (key, how) in [(&others, "HSET"), (&others, "SET"), (&format!("allot:1:{{{org}}}:60000"), "SET")] {
         redis::cmd("DEL").arg(key).exec_async(&mut conn).await.unwrap();

@@ -234,7 +234,8 @@ impl History {
         let late = *[0, 1, 5, window / 64, window / 3, window - 1, window].choose(random).unwrap();
         let at_ms = (now + random.random_range(0..3)).saturating_sub(late);
         let limit = *[0, counted, counted + 1, counted + 40].choose(random).unwrap();
-        let told = RawTold { place, counted, used, at: at_ms, limit };
+        let lacking = *[0, 0, 2, counted].choose(random).unwrap();
+        let told = RawTold { place, counted, used, at: at_ms, limit, lacking };
         let model = self.memory.observe(&self.org, ledger, &told).await.unwrap();
         let lua = redis.observe(&self.org, ledger, &told).await.unwrap_or_else(|error| panic!("{at}: {error:?}"));
         assert_eq!(model, lua, "{at}: {told:?} of {ledger:?}");

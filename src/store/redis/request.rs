@@ -237,7 +237,7 @@ pub(crate) fn observe(org: &OrgKeys, request: &ObserveRequest) -> Packed {
     keys.ledger(ledger, *window_ms, false);
     let mut bytes = keys.header(0);
     put(&mut bytes, told.place as u64 + 1, 1);
-    for figure in [told.counted, told.used, told.at, told.limit] {
+    for figure in [told.counted, told.used, told.at, told.limit, told.lacking] {
         put(&mut bytes, figure.min(ENTRY_MAX), 6);
     }
     let mut packed = keys.packed(org, bytes);
