@@ -24,7 +24,7 @@ const TOKENS: u64 = 8_000_000;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long a fleet calls.
 const RUN: Duration = Duration::from_secs(300);
-/// Tells a test process that it is one of a fleet: the speed, how long, the org, the URLs of Redis and of the upstream, and its key.
+/// Tells a test process that it is one of a fleet: how long a minute and the run last in ms, the org, the URLs of Redis and of the upstream, and its key.
 const ROLE: &str = "ALLOTMENT_TEST_IMAGE_FLEET";
 
 /// What docs/images.md recommends.
@@ -106,8 +106,8 @@ impl Fleet {
 
     /// What upstream has seen, and which part of its quota was used from the second minute on.
     async fn end(mut self, minutes: u32) -> (Tally, f64) {
-        for mut process in self.processes.drain(..) {
-            let status = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
+        for process in &mut self.processes {
+            let status = tokio::task::block_in_place(|| process.wait()).unwrap();
             assert!(status.success(), "a process of the fleet failed");
         }
         let calls = self.upstream.calls();
@@ -155,12 +155,12 @@ impl Setting {
         u32::try_from(RUN.as_secs() / MINUTE.as_secs()).unwrap() * self.speed()
     }
 
-    /// Which part of the calls may be refused, and which of the quota must be used.
+    /// Which part of the calls may be refused, and which of the quota must be used: a fleet that is held back altogether is not refused either.
     fn bounds(&self) -> (f64, f64) {
         match (self.stranger, self.headers) {
             (None, _) => (0.0, 0.97),
-            (Some(_), RateHeaders::Always) => (0.01, 0.0),
-            (Some(_), _) => (0.05, 0.0),
+            (Some(_), RateHeaders::Always) => (0.01, 0.55),
+            (Some(_), _) => (0.05, 0.55),
         }
     }
 }
@@ -175,28 +175,33 @@ async fn play(settings: &[Setting], redis: &str) -> Vec<Setting> {
     for (setting, fleet) in fleets {
         let (tally, used) = fleet.end(setting.minutes()).await;
         let (refused_max, used_min) = setting.bounds();
+        let (given, not_given) =
+            tally.orgs.values().fold((0, 0), |sum, org| (sum.0 + org.stranger_admitted, sum.1 + org.stranger_refused));
         println!(
-            "{setting:?}: {} of {} calls refused, {:.2} % (at most {:.0} %), {:.2} % of the quota used by the fleet",
+            "{setting:?}: {} of {} calls refused, {:.2} % (at most {:.0} %), {:.2} % of the quota used by the fleet, the stranger \
+             was refused {not_given} of {}",
             tally.refusals(),
             tally.calls,
             tally.share_refused() * 100.0,
             refused_max * 100.0,
-            used * 100.0
+            used * 100.0,
+            given + not_given
         );
-        // a fleet that is held back altogether is not refused either
-        assert!(tally.calls > IMAGES / 2 * u64::from(setting.minutes()), "{setting:?}: {} calls", tally.calls);
-        if tally.share_refused() > refused_max || used < used_min {
+        let is_starved = not_given as f64 > STARVED * (given + not_given) as f64;
+        if tally.share_refused() > refused_max || used < used_min || is_starved {
             failed.push(*setting);
         }
     }
     failed
 }
 
+/// A stranger who is refused this part of its calls is not left its own.
+const STARVED: f64 = 0.15;
 /// How often a setting is played at most.
-const PLAYS_MAX: u32 = 3;
+const PLAYS_MAX: u32 = 2;
 
 /// On a host that is busy with other things calls reach upstream late: what did not hold is played again.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_uses_its_quota_and_is_not_refused_and_leaves_a_stranger_its_part() {
     let redis = shared().await.url();
     let mut settings = Vec::new();
