@@ -165,10 +165,11 @@ impl Limiter {
     /// Says how much is held for them; `None` if nothing new was told, or no limit counts as upstream does. One round trip.
     ///
     /// That is what upstream had counted, less what the fleet had used by the time of the call, or uses by now if that is more, and a quarter
-    /// besides, but at most half of what they leave. It rises at once, or a 64th of a window after the last change, and falls by a 64th of what
-    /// is left, and once more for each 64th of a window since the last answer. The ledger holds it, in place of what it held for others before, for a window from now on; while calls wait in line, for two, so that places
-    /// behind the first leave room for others, too. Tell of each answer, or of one a second, and it follows what they do. What the fleet
-    /// uses by itself adds nothing, however late an answer comes, and two processes that see the same stranger hold it once.
+    /// besides, but at most half of what they leave. It rises at once, or a 64th of a window after the last change, and falls by a 64th of what is
+    /// left, and once more for each 64th of a window since the last answer. The ledger holds it, in place of what it held for others before, for a
+    /// window from now on; while calls wait in line, for two, so that places behind the first leave room for others, too. Tell of each answer, or
+    /// of one a second, and it follows what they do. What the fleet uses by itself adds nothing, however late an answer comes, and two processes
+    /// that see the same stranger hold it once.
     ///
     /// It counts in the limit on this resource and window that holds the call, is counted by org and model alone, and denies; of one by org
     /// and one by model in the latter. Smoothing does not know of it.
