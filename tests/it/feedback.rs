@@ -285,6 +285,20 @@ async fn a_call_that_was_one_too_many_holds_back_the_next() {
     }
 }
 
+/// Half of what the limit enforces besides is left to the fleet, and of what upstream does not have nothing is held in reserve.
+#[tokio::test]
+async fn the_reserve_is_of_what_others_can_use() {
+    for (stated, margin, counted, upstream, held) in [(150, 0.0, 21, 100, 75), (100, 0.1, 81, 100, 85)] {
+        for stage in Stage::both().await {
+            let limit = Limit::new("pool").scope(["model"]).images(stated).margin(margin).window(MINUTE);
+            let limiter = stage.limiter(Policy::new().limit(limit));
+            let permit = ask(&limiter, &alice("m"), Cost::images(1)).await.unwrap();
+            let told = Observation::counted(&permit, "images", counted).out_of(upstream);
+            assert_eq!(limiter.observe(told).await.unwrap(), Some(held), "{}: {stated}", stage.name());
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_the_fleet_uses_by_itself_is_held_for_nobody() {
     for stage in Stage::both().await {
